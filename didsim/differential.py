@@ -1,0 +1,101 @@
+"""Differential information: the distribution of what a policy update has learnt.
+
+Source: "Differential Information Distribution" paper, Definition 3.1, Theorems 3.2 and 3.3, Eq. 1.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from didsim._checks import POSITIVE, check_number, message
+from didsim.info import Distribution
+from didsim.policy import Policy, as_policy
+
+
+def did(pi: Distribution, pi_ref: Distribution) -> Policy:
+    """Return the Differential Information Distribution q(y) = (π(y)/π_ref(y)) / Z from π_ref to π.
+
+    Args:
+        pi: the updated policy π, [..., K].
+        pi_ref: the policy π_ref it was updated from, [..., K].
+
+    Raises:
+        ValueError: if π gives mass to a class that π_ref excludes: the ratio would be infinite.
+
+    Source: Theorem 3.2. Deviation: the paper assumes full support; a class that both exclude has q = 0.
+
+    >>> did([0.5, 0.5], [0.25, 0.75]).probs
+    array([0.75, 0.25])
+    """
+    updated, reference = as_policy(pi), as_policy(pi_ref)
+    return Policy.from_logits(_log_ratio(updated, reference))
+
+
+def ideal_rejected(reference: Distribution, target: Distribution, beta: float = 1.0) -> Policy:
+    """Return the ideal rejected distribution π_l ∝ π_ref (π_ref/π*)^β.
+
+    With chosen responses drawn from π_ref and rejected ones from π_l, the DPO loss at this β is smallest
+    at the target π*.
+
+    Args:
+        reference: π_ref, [..., K].
+        target: π*, [..., K].
+        beta: the exponent β > 0 of the power law.
+
+    Raises:
+        ValueError: if β ≤ 0, or if π* excludes a class that π_ref does not.
+
+    Source: Eq. 1 (Section 3.4).
+
+    >>> ideal_rejected([0.5, 0.5], [0.75, 0.25]).probs
+    array([0.25, 0.75])
+    """
+    exponent = check_number("beta", beta, POSITIVE)
+    pi_ref, pi_star = as_policy(reference), as_policy(target)
+    ratio = _log_ratio(pi_ref, pi_star)
+    return Policy.from_logits(pi_ref.log_probs + exponent * ratio)
+
+
+class PowerLaw(NamedTuple):
+    """A fit log q₁ = β log q₂ + c: its exponent β, and the largest residual in nats."""
+
+    exponent: float
+    residual: float
+
+
+def power_law(first: Distribution, second: Distribution) -> PowerLaw:
+    """Fit q₁ ∝ q₂^β between two DIDs by least squares in log space.
+
+    Returns:
+        The exponent β and the largest |log q₁ − β log q₂ − c| over the classes, in nats: 0 to rounding
+        when the power law of Theorem 3.3 holds.
+
+    Raises:
+        ValueError: if a class has probability 0, or if q₂ is uniform (any β fits).
+
+    >>> round(power_law(did([0.5, 0.5], [0.2, 0.8]), did([0.8, 0.2], [0.5, 0.5])).exponent, 6)
+    1.0
+    """
+    log_first, log_second = as_policy(first).log_probs, as_policy(second).log_probs
+    if not (np.all(np.isfinite(log_first)) and np.all(np.isfinite(log_second))):
+        raise ValueError(message("both distributions", "positive on every class", "a probability of 0"))
+    centred_first, centred_second = log_first - log_first.mean(), log_second - log_second.mean()
+    spread = float(centred_second @ centred_second)
+    if spread == 0.0:
+        raise ValueError(message("the second distribution", "other than uniform", "a uniform one"))
+    exponent = float(centred_first @ centred_second) / spread
+    return PowerLaw(exponent, float(np.abs(centred_first - exponent * centred_second).max()))
+
+
+def _log_ratio(numerator: Policy, denominator: Policy) -> np.ndarray:
+    """Return log(p/q) with 0/0 = 0; refuse p/0."""
+    log_p, log_q = np.broadcast_arrays(numerator.log_probs, denominator.log_probs)
+    outside = (log_p > -np.inf) & (log_q == -np.inf)
+    if np.any(outside):
+        where = [int(i) for i in np.argwhere(outside)[0]]
+        hint = f"Class {where} has mass above the line and none below it."
+        raise ValueError(message("the ratio of the two policies", "finite", "x/0", hint))
+    return np.subtract(log_p, log_q, out=np.full(log_p.shape, -np.inf), where=log_p > -np.inf)
+
+
+__all__ = ["PowerLaw", "did", "ideal_rejected", "power_law"]

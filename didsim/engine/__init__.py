@@ -1,0 +1,9 @@
+"""The batched training engine: many runs as one tensor, every recorded quantity exact."""
+
+from didsim.engine._history import History
+from didsim.engine._loop import train, train_many
+from didsim.engine._metrics import METRICS
+from didsim.engine._optimisers import OPTIMISERS, SCHEDULES
+from didsim.engine._settings import Settings
+
+__all__ = ["METRICS", "OPTIMISERS", "SCHEDULES", "History", "Settings", "train", "train_many"]

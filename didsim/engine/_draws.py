@@ -1,0 +1,94 @@
+"""Where the pairs of each step come from.
+
+Draws depend on the problem (by value), the seed, the batch size and the mode, and on nothing else: all
+objectives see the same pairs, and so does a run alone or in a batch.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from didsim._arrays import FloatArray, IntArray
+from didsim.policy import Policy
+from didsim.preference import PreferenceDataset, Problem
+
+GUIDE_BINS = 4096
+
+MODES = ("sampled", "dataset", "population")
+"""Fresh pairs at each step; a fixed set of pairs; the exact expectation over all pairs."""
+
+
+class PairBlock(NamedTuple):
+    """The classes of chosen and rejected responses over a block of steps, int64 [steps, B]."""
+
+    chosen: IntArray
+    rejected: IntArray
+
+
+def sample_classes(policy: Policy, uniforms: FloatArray) -> IntArray:
+    """Turn uniforms in [0, 1) into classes by the inverse of the cumulative distribution.
+
+    Equal to ``searchsorted(cumsum(probs), uniforms, side="right")``, which is the definition; most uniforms
+    fall in one of 4096 bins that lie within a single class, and only the others are searched.
+    """
+    cumulative = np.cumsum(policy.probs)
+    cumulative /= cumulative[-1]
+    edges = np.searchsorted(cumulative, np.arange(GUIDE_BINS + 1) / GUIDE_BINS, side="right")
+    guide = np.where(edges[:-1] == edges[1:], edges[:-1], -1)
+    classes = guide[(uniforms * GUIDE_BINS).astype(np.int64)]
+    unsure = np.nonzero(classes < 0)
+    classes[unsure] = np.searchsorted(cumulative, uniforms[unsure], side="right")
+    return classes
+
+
+def generator(problem: Problem, seed: int, batch_size: int, mode: str) -> np.random.Generator:
+    """Return the generator of a run's draws."""
+    words = np.frombuffer(problem.pair_digest, dtype=np.uint32)
+    return np.random.default_rng([seed, batch_size, MODES.index(mode), *(int(word) for word in words)])
+
+
+def sampled_blocks(problem: Problem, seed: int, batch_size: int, block: int) -> Iterator[PairBlock]:
+    """Yield blocks of fresh pairs, y_w ~ chosen and y_l ~ rejected, without end."""
+    rng = generator(problem, seed, batch_size, "sampled")
+    while True:
+        uniforms = rng.random((block, batch_size, 2))
+        yield PairBlock(
+            sample_classes(problem.chosen, uniforms[..., 0]),
+            sample_classes(problem.rejected, uniforms[..., 1]),
+        )
+
+
+def dataset_blocks(
+    dataset: PreferenceDataset, problem: Problem, seed: int, batch_size: int, block: int
+) -> Iterator[PairBlock]:
+    """Yield blocks of minibatches from a fixed dataset, shuffled anew in each epoch, without end.
+
+    Every minibatch is full: one that reaches the end of an epoch continues in the next.
+    """
+    rng = generator(problem, seed, batch_size, "dataset").spawn(1)[0]  # the plain one has drawn the dataset
+    wanted = block * batch_size
+    rows = np.empty(0, dtype=np.int64)
+    while True:
+        while len(rows) < wanted:
+            rows = np.concatenate([rows, rng.permutation(len(dataset))])
+        taken, rows = rows[:wanted].reshape(block, -1), rows[wanted:]
+        yield PairBlock(dataset.chosen[taken], dataset.rejected[taken])
+
+
+def sample_dataset(problem: Problem, size: int, seed: int, batch_size: int) -> PreferenceDataset:
+    """Draw n pairs from a problem once, by the same law as `sampled_blocks`."""
+    uniforms = generator(problem, seed, batch_size, "dataset").random((size, 2))
+    return PreferenceDataset.from_classes(
+        sample_classes(problem.chosen, uniforms[:, 0]),
+        sample_classes(problem.rejected, uniforms[:, 1]),
+        problem.num_classes,
+    )
+
+
+def count_table(chosen: IntArray, rejected: IntArray, num_classes: int) -> IntArray:
+    """Count pairs of classes [S, B] into tables [S, K, K], rows for chosen and columns for rejected."""
+    steps = np.arange(len(chosen))[:, None]
+    cells = (steps * num_classes + chosen) * num_classes + rejected
+    counts = np.bincount(cells.ravel(), minlength=len(chosen) * num_classes**2)
+    return counts.reshape(len(chosen), num_classes, num_classes)

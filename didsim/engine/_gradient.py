@@ -1,0 +1,81 @@
+"""Gradients of expected losses with respect to the logits of many runs at once.
+
+`plain_losses` is the definition: the shared composition applied to every weighted pair, and automatic
+differentiation through it. `fused_gradient` gives the same numbers faster: since the loss separates, only
+the link's slope is needed on the K × K table, and everything else lives on the K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from didsim.engine._weights import Weights
+from didsim.objectives import BoundObjective, Responses
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share one objective and its named options, so that one call serves them all.
+
+    Attributes:
+        loss: the objective, its numbers stacked to tensors [R, 1, 1].
+        rows: where these runs stand in the batch.
+        streams: which stream of pairs each of them sees, int64 [R].
+        log_ref: log π_ref of each run, [R, K, 1].
+        length: the length of each response; 1 for a single categorical draw, [R, K, 1].
+    """
+
+    loss: BoundObjective
+    rows: slice
+    streams: Tensor
+    log_ref: Tensor
+    length: Tensor
+
+    def responses(self, log_pi: Tensor) -> Responses:
+        """Return the K responses of each run, given log π of the whole batch, [R, K, 1]."""
+        return Responses(log_pi[self.rows], self.log_ref, self.length)
+
+
+def plain_losses(group: Group, log_pi: Tensor, weights: Weights) -> Tensor:
+    """Return the expected loss of each run of a group, [R], differentiable in log π [R, K, 1]."""
+    pairs = weights.pairs(group.responses(log_pi), group.streams)
+    assert pairs.weights is not None  # both kinds of weights give them
+    weighted = torch.where(pairs.weights > 0, pairs.weights * group.loss(pairs), 0.0)
+    return weighted.flatten(1).sum(1)
+
+
+def plain_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
+    """Return d loss / d logits of every run, [R, K], by automatic differentiation of `plain_losses`."""
+    leaf = logits.detach().requires_grad_()
+    log_pi = torch.log_softmax(leaf, dim=1).unsqueeze(-1)
+    total = torch.stack([plain_losses(group, log_pi, weights).sum() for group in groups]).sum()
+    return torch.autograd.grad(total, leaf)[0]
+
+
+def fused_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
+    """Return d loss / d logits of every run, [R, K], from slopes on pairs and scores on classes."""
+    log_pi = torch.log_softmax(logits, dim=1)
+    leaf = log_pi.unsqueeze(-1).requires_grad_()
+    outputs: list[Tensor] = []
+    cotangents: list[Tensor] = []
+    for group in groups:
+        for output, cotangent in _terms(group, group.responses(leaf), weights):
+            outputs.append(output)
+            cotangents.append(cotangent)
+    by_log_pi = torch.autograd.grad(outputs, leaf, cotangents)[0].squeeze(-1)
+    # log π = θ − log Σ e^θ, hence d/dθ = d/d log π − π · Σ d/d log π
+    return by_log_pi - log_pi.detach().exp() * by_log_pi.sum(dim=1, keepdim=True)
+
+
+def _terms(group: Group, responses: Responses, weights: Weights) -> list[tuple[Tensor, Tensor]]:
+    """Return each quantity on classes that the loss depends on, with the derivative of the loss by it."""
+    loss, record, terms = group.loss, group.loss.objective, []
+    if record.score is not None:
+        scores = loss.score(responses)
+        terms.append((scores, weights.slope_sums(loss, scores.detach(), group.streams)))
+    if record.chosen_anchor is not None:
+        terms.append((loss.chosen_anchor(responses), weights.chosen(group.streams)))
+    if record.rejected_anchor is not None:
+        terms.append((loss.rejected_anchor(responses), weights.rejected(group.streams)))
+    return terms

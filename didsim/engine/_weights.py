@@ -1,0 +1,154 @@
+"""The weights of pairs at one step: a K × K table, or a list of drawn pairs. Both give the same sums.
+
+Runs share weights: `Weights` hold one table or list per *stream* (a problem with a seed), P of them, and
+`streams` [R] says which one each run sees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from didsim._arrays import IntArray
+from didsim.engine._draws import count_table
+from didsim.objectives import BoundObjective, Pairs, Responses
+from didsim.torch_bridge import to_tensor
+
+
+class Weights(Protocol):
+    """Non-negative weights of pairs that sum to 1 for each stream."""
+
+    def chosen(self, streams: Tensor) -> Tensor:
+        """Return the weight of each class as a chosen response, [R, K, 1]."""
+        ...
+
+    def rejected(self, streams: Tensor) -> Tensor:
+        """Return the weight of each class as a rejected response, [R, K, 1]."""
+        ...
+
+    def slope_sums(self, loss: BoundObjective, scores: Tensor, streams: Tensor) -> Tensor:
+        """Return the derivative of Σ w·link(score_i − score_j) by the score of each class, [R, K, 1]."""
+        ...
+
+    def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
+        """Lay out the pairs of each run with their weights, [R, ...], for the plain evaluation of a loss."""
+        ...
+
+
+@dataclass(frozen=True)
+class TableWeights:
+    """Weights as tables: joint [P, K, K] and its margins, chosen [P, K, 1] and rejected [P, K, 1]."""
+
+    joint: Tensor
+    chosen_margin: Tensor
+    rejected_margin: Tensor
+
+    @classmethod
+    def from_joint(cls, joint: Tensor) -> "TableWeights":
+        """Take a table whose axes −2 and −1 are the classes of chosen and rejected responses."""
+        return cls(joint, joint.sum(-1).unsqueeze(-1), joint.sum(-2).unsqueeze(-1))
+
+    @classmethod
+    def from_draws(
+        cls, chosen: Sequence[IntArray], rejected: Sequence[IntArray], num_classes: int, dtype: torch.dtype
+    ) -> "TableWeights":
+        """Count drawn pairs, one array [S, B] per stream, into tables [S, P, K, K] that sum to 1."""
+        tables = [count_table(*classes, num_classes) for classes in zip(chosen, rejected, strict=True)]
+        joint = torch.stack([to_tensor(table, dtype) for table in tables], dim=1)
+        return cls.from_joint(joint.div_(chosen[0].shape[1]))
+
+    def at(self, step: int) -> "TableWeights":
+        """Return the tables of one step of a block [S, P, K, K]."""
+        return TableWeights(self.joint[step], self.chosen_margin[step], self.rejected_margin[step])
+
+    def chosen(self, streams: Tensor) -> Tensor:
+        """Return the weight of each class as a chosen response, [R, K, 1]."""
+        return self.chosen_margin.index_select(0, streams)
+
+    def rejected(self, streams: Tensor) -> Tensor:
+        """Return the weight of each class as a rejected response, [R, K, 1]."""
+        return self.rejected_margin.index_select(0, streams)
+
+    def slope_sums(self, loss: BoundObjective, scores: Tensor, streams: Tensor) -> Tensor:
+        """Sum link slopes over rows and columns of the table."""
+        slopes = loss.slope(scores - scores.mT).mul_(self.joint.index_select(0, streams))
+        return (slopes.sum(2) - slopes.sum(1)).unsqueeze(-1)
+
+    def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
+        """Lay chosen responses along rows [R, K, 1] and rejected ones along columns [R, 1, K]."""
+        columns = Responses(responses.log_pi.mT, responses.log_ref.mT, responses.length.mT)  # type: ignore[union-attr]
+        return Pairs(responses, columns, self.joint.index_select(0, streams))
+
+
+@dataclass(frozen=True)
+class DrawnWeights:
+    """Weights as lists of equally weighted pairs: the classes of y_w and y_l, int64 [P, B]."""
+
+    chosen_classes: Tensor
+    rejected_classes: Tensor
+    num_classes: int
+    dtype: torch.dtype
+
+    @classmethod
+    def from_draws(
+        cls, chosen: Sequence[IntArray], rejected: Sequence[IntArray], num_classes: int, dtype: torch.dtype
+    ) -> "DrawnWeights":
+        """Take drawn pairs, one array [S, B] per stream, as lists [S, P, B]."""
+        lists = [torch.stack([to_tensor(classes) for classes in side], dim=1) for side in (chosen, rejected)]
+        return cls(lists[0], lists[1], num_classes, dtype)
+
+    def at(self, step: int) -> "DrawnWeights":
+        """Return the pairs of one step of a block [S, P, B]."""
+        return DrawnWeights(
+            self.chosen_classes[step], self.rejected_classes[step], self.num_classes, self.dtype
+        )
+
+    def chosen(self, streams: Tensor) -> Tensor:
+        """Return the weight of each class as a chosen response, [R, K, 1]."""
+        return self._chosen_margin.index_select(0, streams)
+
+    def rejected(self, streams: Tensor) -> Tensor:
+        """Return the weight of each class as a rejected response, [R, K, 1]."""
+        return self._rejected_margin.index_select(0, streams)
+
+    def slope_sums(self, loss: BoundObjective, scores: Tensor, streams: Tensor) -> Tensor:
+        """Gather the scores of the pairs, and scatter the slopes back to their classes."""
+        winners, losers = self._gathered(streams)
+        slopes = loss.slope(scores.gather(1, winners) - scores.gather(1, losers)).div_(winners.shape[1])
+        return torch.zeros_like(scores).scatter_add_(1, winners, slopes).scatter_add_(1, losers, -slopes)
+
+    def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
+        """Gather both responses of each pair, [R, B, 1]."""
+        sides = [
+            Responses(
+                *(part.gather(1, classes) for part in (responses.log_pi, responses.log_ref, responses.length))
+            )  # type: ignore[union-attr]
+            for classes in self._gathered(streams)
+        ]
+        weights = torch.full_like(sides[0].log_pi, 1.0 / self.chosen_classes.shape[-1])
+        return Pairs(sides[0], sides[1], weights.detach())
+
+    def _gathered(self, streams: Tensor) -> tuple[Tensor, Tensor]:
+        winners = self.chosen_classes.index_select(0, streams).unsqueeze(-1)
+        losers = self.rejected_classes.index_select(0, streams).unsqueeze(-1)
+        return winners, losers
+
+    @cached_property
+    def _chosen_margin(self) -> Tensor:
+        return self._count(self.chosen_classes)
+
+    @cached_property
+    def _rejected_margin(self) -> Tensor:
+        return self._count(self.rejected_classes)
+
+    def _count(self, classes: Tensor) -> Tensor:
+        num_streams, batch_size = classes.shape
+        weight = torch.full(classes.shape, 1.0 / batch_size, dtype=self.dtype)
+        return (
+            torch.zeros(num_streams, self.num_classes, dtype=self.dtype)
+            .scatter_add_(1, classes, weight)
+            .unsqueeze(-1)
+        )

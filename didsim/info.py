@@ -1,0 +1,88 @@
+"""Information quantities of distributions over classes, in nats.
+
+Each takes policies, or arrays of probabilities [..., K] in their place, and returns a float, or an array
+over the leading axes. A divergence between distributions of different support is +inf where it should be.
+"""
+
+import math
+
+import numpy as np
+
+from didsim._arrays import ArrayLike, FloatArray
+from didsim._checks import POSITIVE, check_number, message
+from didsim._numerics import expectation, logsumexp, relative_entropy_terms
+from didsim.policy import Policy, as_policy
+
+Distribution = Policy | ArrayLike
+
+
+def entropy(p: Distribution) -> FloatArray:
+    """Return the Shannon entropy H(p) = −Σ p log p, in nats, shape [...].
+
+    >>> round(float(entropy([0.5, 0.5])), 6)
+    0.693147
+    """
+    policy = as_policy(p)
+    return -expectation(policy.probs, policy.log_probs)
+
+
+def kl(p: Distribution, q: Distribution) -> FloatArray:
+    """Return the Kullback–Leibler divergence KL(p‖q) = Σ p log(p/q), in nats, shape [...].
+
+    >>> round(float(kl([0.5, 0.5], [0.25, 0.75])), 6)
+    0.143841
+    """
+    log_p, log_q = _same_classes(p, q)
+    return relative_entropy_terms(log_p, log_q).sum(axis=-1)
+
+
+def js(p: Distribution, q: Distribution) -> FloatArray:
+    """Return the Jensen–Shannon divergence ½KL(p‖m) + ½KL(q‖m), m = (p + q)/2, in nats, shape [...].
+
+    >>> round(float(js([1.0, 0.0], [0.0, 1.0])), 6)     # log 2, its largest value
+    0.693147
+    """
+    log_p, log_q = _same_classes(p, q)
+    log_m = np.logaddexp(log_p, log_q) - math.log(2.0)
+    terms = relative_entropy_terms(log_p, log_m) + relative_entropy_terms(log_q, log_m)
+    return 0.5 * terms.sum(axis=-1)
+
+
+def tv(p: Distribution, q: Distribution) -> FloatArray:
+    """Return the total variation distance ½ Σ |p − q|, between 0 and 1, shape [...].
+
+    >>> float(tv([1.0, 0.0], [0.5, 0.5]))
+    0.5
+    """
+    log_p, log_q = _same_classes(p, q)
+    return 0.5 * np.abs(np.exp(log_p) - np.exp(log_q)).sum(axis=-1)
+
+
+def renyi(p: Distribution, q: Distribution, alpha: float) -> FloatArray:
+    """Return the Rényi divergence log(Σ p^α q^(1−α)) / (α − 1), in nats, shape [...].
+
+    Args:
+        p: the first distribution.
+        q: the second one.
+        alpha: the order, positive; α = 1 is the limit KL(p‖q).
+
+    >>> round(float(renyi([0.5, 0.5], [0.25, 0.75], alpha=2.0)), 6)
+    0.287682
+    """
+    order = check_number("alpha", alpha, POSITIVE)
+    log_p, log_q = _same_classes(p, q)
+    if order == 1.0:
+        return kl(p, q)
+    shared = (log_p > -np.inf) & (log_q > -np.inf)
+    exponents = np.where(shared, order * log_p + (1.0 - order) * np.where(shared, log_q, 0.0), -np.inf)
+    if order > 1.0:
+        exponents = np.where((log_p > -np.inf) & (log_q == -np.inf), np.inf, exponents)
+    return np.asarray(logsumexp(exponents, axis=-1)) / (order - 1.0)
+
+
+def _same_classes(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
+    first, second = as_policy(p), as_policy(q)
+    if first.num_classes != second.num_classes:
+        sizes = (first.num_classes, second.num_classes)
+        raise ValueError(message("the numbers of classes of p and q", "equal", sizes))
+    return first.log_probs, second.log_probs
