@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from didsim._checks import message
 from didsim.differential import did
 from didsim.engine._draws import count_table, sample_dataset
@@ -117,7 +118,7 @@ def _check_memory(num_runs: int, num_classes: int, settings: Settings, use_table
     )
     if needed > available:
         got = f"about {needed / 2**30:.1f} GiB for {num_runs} runs of {num_classes} classes"
-        hint = "Use fewer runs or classes, or leave out the metrics 'loss' and 'accuracy', which need K² numbers."
+        hint = "Use fewer runs or classes, or leave out the metrics loss and accuracy: they need K² numbers."
         raise ValueError(message("memory of the batch", f"below {available / 2**30:.1f} GiB", got, hint))
 
 
@@ -149,7 +150,13 @@ def _group(losses: list[BoundObjective], reference: Policy, streams: Tensor, dty
     starts = [run for run, key in enumerate(keys) if run == 0 or key != keys[run - 1]]
     rows = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True)]
     return [
-        Group(stack(losses[run], log_ref.dtype), run, streams[run], log_ref[run], log_ref[run].new_ones(()))
+        Group(
+            stack(losses[run], log_ref.dtype),
+            run,
+            streams[run],
+            log_ref[run],
+            log_ref.new_ones(()).expand_as(log_ref[run]),
+        )
         for run in rows
     ]
 

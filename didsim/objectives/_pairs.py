@@ -102,7 +102,7 @@ class Pairs:
         )
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the weighted mean of one value per pair; a pair of weight 0 does not count, even if infinite."""
+        """Return the weighted mean of one value per pair; a pair of weight 0 counts not even if infinite."""
         if self.weights is None:
             return values.mean()
         weighted = torch.where(self.weights > 0, self.weights * values, 0.0)
