@@ -33,7 +33,30 @@ _HOME = {
     "train_many": "didsim.engine",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "METRICS",
+    "OBJECTIVES",
+    "PRIORS",
+    "Pairs",
+    "Policy",
+    "PreferenceDataset",
+    "Problem",
+    "Settings",
+    "__version__",
+    "did",
+    "dpo_optimum",
+    "entropy",
+    "ideal_rejected",
+    "js",
+    "kl",
+    "objective",
+    "power_law",
+    "preference_probabilities",
+    "renyi",
+    "train",
+    "train_many",
+    "tv",
+]
 
 if TYPE_CHECKING:
     from didsim.differential import did, ideal_rejected, power_law

@@ -34,7 +34,5 @@ def dpo_optimum(problem: Problem, beta: float = 1.0, prior: Distribution | None 
     exponent = 1.0 / check_number("beta", beta, POSITIVE)
     zeta = problem.reference if prior is None else as_policy(prior)
     if zeta.num_classes != problem.num_classes:
-        raise ValueError(
-            message("the number of classes of prior", str(problem.num_classes), zeta.num_classes)
-        )
+        raise ValueError(message("the number of classes of prior", str(problem.num_classes), zeta.num_classes))
     return Policy.from_logits(zeta.log_probs + exponent * did(problem.chosen, problem.rejected).log_probs)

@@ -57,9 +57,7 @@ class Policy:
         values = _as_scores("probs", probs)
         if np.any(values < 0):
             index = tuple(int(i) for i in np.argwhere(values < 0)[0])
-            raise ValueError(
-                message("probs", "non-negative", float(values[index]), f"Look at index {index}.")
-            )
+            raise ValueError(message("probs", "non-negative", float(values[index]), f"Look at index {index}."))
         with np.errstate(divide="ignore"):
             return cls.from_log_probs(np.log(values))
 

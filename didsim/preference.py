@@ -60,15 +60,11 @@ class Problem:
     chosen: Policy
 
     def __post_init__(self) -> None:
-        shapes = {
-            policy.log_probs.shape for policy in (self.reference, self.target, self.rejected, self.chosen)
-        }
+        shapes = {policy.log_probs.shape for policy in (self.reference, self.target, self.rejected, self.chosen)}
         if len(shapes) > 1 or len(next(iter(shapes))) != 1:
             raise ValueError(message("the policies of a problem", "of one shape [K]", sorted(shapes)))
         if np.any(np.isneginf(self.reference.log_probs) & np.isfinite(self.chosen.log_probs)):
-            raise ValueError(
-                message("chosen", "zero wherever the reference is zero", "a positive probability")
-            )
+            raise ValueError(message("chosen", "zero wherever the reference is zero", "a positive probability"))
 
     @classmethod
     def from_temperature(cls, num_classes: int = 32, tau: float = 4.0, seed: int = 42) -> "Problem":

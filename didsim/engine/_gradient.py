@@ -33,12 +33,12 @@ class Group:
     length: Tensor
 
     def responses(self, log_pi: Tensor) -> Responses:
-        """Return the K responses of each run, given log π of the whole batch, [R, K, 1]."""
-        return Responses(log_pi[self.rows], self.log_ref, self.length)
+        """Return the K responses of each of these runs, given their log π, [R, K, 1]."""
+        return Responses(log_pi, self.log_ref, self.length)
 
 
 def plain_losses(group: Group, log_pi: Tensor, weights: Weights) -> Tensor:
-    """Return the expected loss of each run of a group, [R], differentiable in log π [R, K, 1]."""
+    """Return the expected loss of each run of a group, [R], differentiable in their log π [R, K, 1]."""
     pairs = weights.pairs(group.responses(log_pi), group.streams)
     assert pairs.weights is not None  # both kinds of weights give them
     weighted = torch.where(pairs.weights > 0, pairs.weights * group.loss(pairs), 0.0)
@@ -49,23 +49,20 @@ def plain_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Ten
     """Return d loss / d logits of every run, [R, K], by automatic differentiation of `plain_losses`."""
     leaf = logits.detach().requires_grad_()
     log_pi = torch.log_softmax(leaf, dim=1).unsqueeze(-1)
-    total = torch.stack([plain_losses(group, log_pi, weights).sum() for group in groups]).sum()
+    total = torch.stack([plain_losses(group, log_pi[group.rows], weights).sum() for group in groups]).sum()
     return torch.autograd.grad(total, leaf)[0]
 
 
 def fused_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
     """Return d loss / d logits of every run, [R, K], from slopes on pairs and scores on classes."""
     log_pi = torch.log_softmax(logits, dim=1)
-    leaf = log_pi.unsqueeze(-1).requires_grad_()
-    outputs: list[Tensor] = []
-    cotangents: list[Tensor] = []
-    for group in groups:
-        for output, cotangent in _terms(group, group.responses(leaf), weights):
-            outputs.append(output)
-            cotangents.append(cotangent)
-    by_log_pi = torch.autograd.grad(outputs, leaf, cotangents)[0].squeeze(-1)
+    leaves = [log_pi[group.rows].unsqueeze(-1).requires_grad_() for group in groups]
+    terms = [_terms(group, group.responses(leaf), weights) for group, leaf in zip(groups, leaves, strict=True)]
+    outputs, cotangents = zip(*(term for group_terms in terms for term in group_terms), strict=True)
+    # one joined output, since the cost of automatic differentiation grows with their number
+    by_log_pi = torch.cat(torch.autograd.grad(torch.cat(outputs), leaves, torch.cat(cotangents))).squeeze(-1)
     # log π = θ − log Σ e^θ, hence d/dθ = d/d log π − π · Σ d/d log π
-    return by_log_pi - log_pi.detach().exp() * by_log_pi.sum(dim=1, keepdim=True)
+    return by_log_pi.addcmul_(log_pi.exp_(), by_log_pi.sum(dim=1, keepdim=True), value=-1.0)
 
 
 def _terms(group: Group, responses: Responses, weights: Weights) -> list[tuple[Tensor, Tensor]]:

@@ -51,15 +51,18 @@ class Recorder:
         self._steps: list[int] = []
         self._values: list[list[FloatArray]] = []
         self._diverged_at: dict[int, int] = {}
-        self._policy = plan.initial
+        self._add(0, plan.initial)
 
     def record(self, step: int, logits: FloatArray) -> None:
         """Record the policies of all runs, given their logits [R, K]; a run that is not finite is over."""
-        finite = np.isfinite(logits).all(axis=1)
+        finite = np.asarray(np.isfinite(logits).all(axis=1))
         for run in np.flatnonzero(~finite):
             self._diverged_at.setdefault(int(run), step)
         held = np.where(finite[:, None], logits, 0.0)
-        self._policy = Policy.from_logits(np.where(self._excluded, -np.inf, held))
+        self._add(step, Policy.from_logits(np.where(self._excluded, -np.inf, held)))
+
+    def _add(self, step: int, policy: Policy) -> None:
+        self._policy = policy
         self._steps.append(step)
         self._values.append([METRICS[name](self._plan.truth, self._policy) for name in self._names])
 

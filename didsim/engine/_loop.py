@@ -42,9 +42,7 @@ def train(problem: Problem, loss: BoundObjective, **settings: Any) -> History:
     return train_many([(problem, loss)], **settings)[0]
 
 
-def train_many(
-    jobs: Sequence[Job], *, progress: Callable[[int], None] | None = None, **settings: Any
-) -> list[History]:
+def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = None, **settings: Any) -> list[History]:
     """Train many policies at once, as one batch of runs.
 
     A run inside the batch equals the same run alone up to float rounding.
@@ -68,16 +66,16 @@ def train_many(
     logits = plan.initial_logits(checked.dtype)
     optimiser = OPTIMISERS[checked.optimiser](logits)
     weights = _weights_by_step(plan, checked)
-    for step in range(checked.steps + 1):
-        if step % checked.record_every == 0 or step == checked.steps:
-            recorder.record(step, to_array(logits))
+    for step in range(checked.steps):
+        gradient = fused_gradient(plan.groups, logits, next(weights))
+        if checked.clip is not None:
+            clip_by_run_(gradient, checked.clip)
+        optimiser.update(logits, gradient, checked.learning_rate * checked.schedule_factor(step))
+        taken = step + 1
+        if taken % checked.record_every == 0 or taken == checked.steps:
+            recorder.record(taken, to_array(logits))
             if progress:
-                progress(step)
-        if step < checked.steps:
-            gradient = fused_gradient(plan.groups, logits, next(weights))
-            if checked.clip is not None:
-                clip_by_run_(gradient, checked.clip)
-            optimiser.update(logits, gradient, checked.learning_rate * checked.schedule_factor(step))
+                progress(taken)
     return recorder.histories([loss for _, loss in jobs])
 
 
@@ -94,9 +92,7 @@ def _weights_by_step(plan: Plan, settings: Settings) -> Iterator[Weights]:
     blocks = [_pair_blocks(stream, settings, size) for stream in plan.streams]
     layout = TableWeights.from_draws if plan.use_table else DrawnWeights.from_draws
     for drawn in zip(*blocks, strict=True):
-        block = layout(
-            [pairs.chosen for pairs in drawn], [pairs.rejected for pairs in drawn], num_classes, dtype
-        )
+        block = layout([pairs.chosen for pairs in drawn], [pairs.rejected for pairs in drawn], num_classes, dtype)
         for step in range(size):
             yield block.at(step)
 

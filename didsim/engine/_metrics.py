@@ -61,11 +61,9 @@ def _accuracy(truth: Truth, policy: Policy) -> FloatArray:
     return _by_group(truth, policy, accuracy)
 
 
-def _by_group(
-    truth: Truth, policy: Policy, function: Callable[[Group, torch.Tensor], torch.Tensor]
-) -> FloatArray:
+def _by_group(truth: Truth, policy: Policy, function: Callable[[Group, torch.Tensor], torch.Tensor]) -> FloatArray:
     log_pi = to_tensor(policy.log_probs).clamp_(min=LOG_ZERO).unsqueeze(-1)
-    return to_array(torch.cat([function(group, log_pi) for group in truth.groups]))
+    return to_array(torch.cat([function(group, log_pi[group.rows]) for group in truth.groups]))
 
 
 def _weights(truth: Truth) -> TableWeights:

@@ -37,9 +37,7 @@ class Stream:
         if self.dataset is None:
             return np.outer(self.problem.chosen.probs, self.problem.rejected.probs)
         size = self.problem.num_classes
-        return count_table(self.dataset.chosen[None], self.dataset.rejected[None], size)[0] / len(
-            self.dataset
-        )
+        return count_table(self.dataset.chosen[None], self.dataset.rejected[None], size)[0] / len(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -113,18 +111,14 @@ def _check_memory(num_runs: int, num_classes: int, settings: Settings, use_table
     per_pair = num_classes**2 if use_table or TABLE_METRICS & set(settings.metrics) else settings.batch_size
     needed = 8 * num_runs * (6 * per_pair + 20 * num_classes)
     needed += 8 * num_runs * len(settings.metrics) * (settings.steps // settings.record_every + 2)
-    available = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
-    )
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     if needed > available:
         got = f"about {needed / 2**30:.1f} GiB for {num_runs} runs of {num_classes} classes"
         hint = "Use fewer runs or classes, or leave out the metrics loss and accuracy: they need K² numbers."
         raise ValueError(message("memory of the batch", f"below {available / 2**30:.1f} GiB", got, hint))
 
 
-def _share_streams(
-    problems: list[Problem], seeds: list[int], settings: Settings
-) -> tuple[list[Stream], Tensor]:
+def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings) -> tuple[list[Stream], Tensor]:
     """Return the distinct streams, and for each run the number of its own."""
     numbers: dict[tuple[bytes, int], int] = {}
     streams: list[Stream] = []
@@ -189,13 +183,9 @@ def _initial(problems: list[Problem], settings: Settings) -> Policy:
     initial = settings.initial_policy
     for problem in problems:
         if initial.log_probs.shape != (problem.num_classes,):
-            raise ValueError(
-                message("initial_policy", f"of shape [{problem.num_classes}]", initial.log_probs.shape)
-            )
+            raise ValueError(message("initial_policy", f"of shape [{problem.num_classes}]", initial.log_probs.shape))
         if np.any(np.isneginf(initial.log_probs) & (problem.chosen.probs + problem.rejected.probs > 0)):
-            raise ValueError(
-                message("initial_policy", "positive wherever pairs are drawn", "a probability of 0")
-            )
+            raise ValueError(message("initial_policy", "positive wherever pairs are drawn", "a probability of 0"))
     return _batch([initial] * len(problems))
 
 

@@ -102,9 +102,7 @@ class DrawnWeights:
 
     def at(self, step: int) -> "DrawnWeights":
         """Return the pairs of one step of a block [S, P, B]."""
-        return DrawnWeights(
-            self.chosen_classes[step], self.rejected_classes[step], self.num_classes, self.dtype
-        )
+        return DrawnWeights(self.chosen_classes[step], self.rejected_classes[step], self.num_classes, self.dtype)
 
     def chosen(self, streams: Tensor) -> Tensor:
         """Return the weight of each class as a chosen response, [R, K, 1]."""
@@ -123,9 +121,7 @@ class DrawnWeights:
     def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
         """Gather both responses of each pair, [R, B, 1]."""
         sides = [
-            Responses(
-                *(part.gather(1, classes) for part in (responses.log_pi, responses.log_ref, responses.length))
-            )  # type: ignore[union-attr]
+            Responses(*(part.gather(1, classes) for part in (responses.log_pi, responses.log_ref, responses.length)))  # type: ignore[union-attr]
             for classes in self._gathered(streams)
         ]
         weights = torch.full_like(sides[0].log_pi, 1.0 / self.chosen_classes.shape[-1])
@@ -148,7 +144,5 @@ class DrawnWeights:
         num_streams, batch_size = classes.shape
         weight = torch.full(classes.shape, 1.0 / batch_size, dtype=self.dtype)
         return (
-            torch.zeros(num_streams, self.num_classes, dtype=self.dtype)
-            .scatter_add_(1, classes, weight)
-            .unsqueeze(-1)
+            torch.zeros(num_streams, self.num_classes, dtype=self.dtype).scatter_add_(1, classes, weight).unsqueeze(-1)
         )

@@ -72,9 +72,7 @@ DPO = Objective(
     title="Direct preference optimisation",
     formula="S(β(h_w − h_l))",
     source="Rafailov et al. 2023, Eq. 7; DID paper, Theorem 3.4",
-    parameters={
-        "beta": Parameter(1.0, POSITIVE, (1.0,), "scale of the implicit reward; 0.1 is usual for LLMs")
-    },
+    parameters={"beta": Parameter(1.0, POSITIVE, (1.0,), "scale of the implicit reward; 0.1 is usual for LLMs")},
     score=scaled_log_ratio,
     link=LOGISTIC,
     needs=frozenset({"reference"}),

@@ -88,9 +88,7 @@ SIMPO = Objective(
     source="Meng et al. 2024; grid of the DID paper, Appendix J.1",
     parameters={
         "beta": Parameter(2.0, POSITIVE, (2.0, 2.5), "scale of the reward"),
-        "gamma": Parameter(
-            0.5, REAL, (0.3, 0.5, 1.0, 1.2, 1.4, 1.6), "the reward margin γ that is asked for"
-        ),
+        "gamma": Parameter(0.5, REAL, (0.3, 0.5, 1.0, 1.2, 1.4, 1.6), "the reward margin γ that is asked for"),
     },
     score=scaled_mean_log_pi,
     link=LOGISTIC_WITH_TARGET_MARGIN,

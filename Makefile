@@ -1,0 +1,59 @@
+# All set-up happens here: every target creates .venv and installs what it needs, once.
+PYTHON ?= python3
+VENV ?= .venv
+# For a CPU-only PyTorch on Linux: make reproduce PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help reproduce figures test test-all check bench clean
+
+help:
+	@echo "make reproduce   install, make the main figures, print the final distances"
+	@echo "make test        install, run the tests (under 6 minutes)"
+	@echo "make test-all    run the slow tests: wheel, notebook, fresh processes"
+	@echo "make check       lint and type-check"
+	@echo "make bench       time the engine against a plain PyTorch loop"
+	@echo "make figures     remake the committed figures/ and the numbers in README.md"
+	@echo "make clean       remove .venv and caches; results stay"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "didsim needs Python 3.11 or newer; say which with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: $(INPUTS) | $(VENV)/bin/python
+	@echo "Installing didsim into $(VENV) ..."
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(INPUTS) | $(VENV)/bin/python
+	@echo "Installing didsim and its development tools into $(VENV) ..."
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.ready
+
+reproduce: $(VENV)/.ready
+	$(BIN)/didsim reproduce
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/bench_grid.py
+
+figures: $(VENV)/.ready
+	$(BIN)/didsim reproduce --all
+	cp didsim-out/*.svg didsim-out/*.pdf didsim-out/*.png didsim-out/*.csv didsim-out/*.json figures/
+	$(BIN)/python figures/readme_table.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,153 @@
+"""What all commands share: options, typed arguments, tables, JSON, and the exit code of every ending."""
+
+import io
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from didsim._checks import POSITIVE, Interval, check_integer, parse_number
+from didsim.errors import DidsimError
+
+SCHEMA_VERSION = 1
+INTERRUPTED, TERMINATED, BUG = 130, 143, 3
+
+
+class Number(click.ParamType):
+    """A finite number in an interval; unlike click's FloatRange it refuses nan, inf and underflow."""
+
+    name = "number"
+
+    def __init__(self, interval: Interval = POSITIVE) -> None:
+        self.interval = interval
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the number, or fail with what is accepted."""
+        try:
+            return parse_number("it", str(value), self.interval)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Whole(click.ParamType):
+    """A whole number in a range."""
+
+    name = "integer"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number, or fail with what is accepted."""
+        try:
+            return check_integer("it", int(str(value)), self.low, self.high)
+        except ValueError as error:
+            accepted = f"It must be a whole number from {self.low} to {self.high}; got {value!r}."
+            self.fail(accepted if "invalid literal" in str(error) else str(error), param, ctx)
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept --json, -q, -v and --no-color here; they mean the same before and after the command's name."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.find_root().meta[f"didsim.{param.name}"] = True
+
+    for flags, text in (
+        (("--no-color",), "Never use colour."),
+        (("--verbose", "-v"), "Say more on stderr."),
+        (("--quiet", "-q"), "Say nothing on stderr but errors."),
+        (("--json",), "Print one JSON document on stdout."),
+    ):
+        option = click.option(*flags, is_flag=True, expose_value=False, callback=remember, help=text)
+        command = option(command)
+    return command
+
+
+def flag(name: str) -> bool:
+    """Return whether one of the common options was given: "json", "quiet", "verbose" or "no_color"."""
+    ctx = click.get_current_context(silent=True)
+    return bool(ctx and ctx.find_root().meta.get(f"didsim.{name}"))
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the result."""
+    if not flag("quiet"):
+        click.echo(text, err=True)
+
+
+def emit(document: dict[str, Any], text: str) -> None:
+    """Print the result: one JSON document if that was asked for, else text."""
+    if flag("json"):
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False, ensure_ascii=False)
+    click.echo(text)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay out rows in aligned columns; numbers to the right, with four significant digits."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(headers, *cells, strict=True)]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+
+    def line(texts: Sequence[str]) -> str:
+        parts = zip(texts, widths, right, strict=True)
+        return "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in parts).rstrip()
+
+    return "\n".join([line(list(headers)), *(line(row) for row in cells)])
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Treat a ValueError or TypeError of this block as a mistake in the command's arguments."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with a code that says how it went (`INTERFACE`: exit codes)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal has no β
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command.main(args=arguments, prog_name="didsim", standalone_mode=False, auto_envvar_prefix="DIDSIM")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("Interrupted. What was finished is kept; the same command continues.", INTERRUPTED)
+    except click.ClickException as error:
+        hint = f"\nTry '{error.ctx.command_path} --help'." if isinstance(error, click.UsageError) and error.ctx else ""
+        code = _fail(f"Error: {error.format_message()}{hint}", 2)
+    except DidsimError as error:
+        code = _fail(f"Error: {error}", error.exit_code)
+    except Exception as error:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            traceback.print_exc()
+        text = f"This is a bug in didsim: {type(error).__name__}: {error}. Add -v to see where, and please report it."
+        code = _fail(text, BUG)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    click.echo("Terminated. What was finished is kept; the same command continues.", err=True)
+    sys.exit(TERMINATED)
+
+
+def _fail(text: str, code: int) -> int:
+    click.echo(text, err=True)
+    return code

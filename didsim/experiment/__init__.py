@@ -1,0 +1,35 @@
+"""Experiments: the plan of a figure, the runner of its cells, and the summaries it is drawn from."""
+
+from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands
+from didsim.experiment._publish import headline_table, publish, read_csv, redraw
+from didsim.experiment._resolver import MAIN, Experiment, known_experiments, load_experiment
+from didsim.experiment._runner import Cell, plan_cells, run_cells
+from didsim.experiment._spec import MAX_SEEDS, Spec, seeds
+from didsim.experiment._store import output_directory, write_atomic
+from didsim.experiment._tuning import RULES, grid, select_tuned, train_grid
+
+__all__ = [
+    "BAND",
+    "MAIN",
+    "MAX_SEEDS",
+    "RULES",
+    "Cell",
+    "Experiment",
+    "Spec",
+    "bootstrap_mean",
+    "grid",
+    "headline_table",
+    "known_experiments",
+    "load_experiment",
+    "mean_bands",
+    "output_directory",
+    "plan_cells",
+    "publish",
+    "read_csv",
+    "redraw",
+    "run_cells",
+    "seeds",
+    "select_tuned",
+    "train_grid",
+    "write_atomic",
+]

@@ -1,0 +1,101 @@
+"""From rows to what is looked at: CSV first, then the figure from that CSV alone, and a manifest."""
+
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from didsim import __version__
+from didsim.errors import BadDataError
+from didsim.experiment._resolver import Experiment
+from didsim.experiment._runner import LIBRARIES
+from didsim.experiment._spec import Spec
+from didsim.experiment._store import SCHEMA_VERSION, write_atomic
+from didsim.plotting import FORMATS, render
+
+MAX_CSV_BYTES = 100 * 2**20
+
+
+def publish(experiment: Experiment, spec: Spec, rows: pd.DataFrame, out: Path) -> list[Path]:
+    """Summarise rows, and write the CSV, the figure in all formats and the manifest; return their paths."""
+    csv = out / f"{spec.id}.csv"
+    content = experiment.module.summarise(rows).to_csv(index=False, lineterminator="\n").encode()
+    write_atomic(csv, content)
+    figures = redraw(csv, experiment, spec, FORMATS)
+    manifest = out / f"{spec.id}.json"
+    write_atomic(manifest, _manifest(spec, content))
+    return [*figures, csv, manifest]
+
+
+def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str], style: str = "paper") -> list[Path]:
+    """Draw a figure from its CSV, beside it; return the paths.
+
+    Raises:
+        BadDataError: if the file is missing, empty or not the CSV of this figure.
+    """
+    frame = read_csv(csv)
+    paths = []
+    for name in formats:
+        try:
+            content = render(
+                lambda axes: experiment.module.draw(frame, axes),
+                spec.panels,
+                spec.size,
+                name,
+                style,
+                spec.title,
+                spec.alt,
+            )
+        except (KeyError, AttributeError) as error:
+            raise BadDataError(f"{csv} is not the CSV of {spec.id}: it has no {error}.") from error
+        paths.append(csv.with_suffix(f".{name}"))
+        write_atomic(paths[-1], content)
+    return paths
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV written by `publish`; BadDataError if it cannot be used."""
+    try:
+        if path.stat().st_size > MAX_CSV_BYTES:
+            raise BadDataError(f"{path} is larger than {MAX_CSV_BYTES // 2**20} MiB.")
+        frame = pd.read_csv(io.BytesIO(path.read_bytes()), keep_default_na=False, float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise BadDataError(f"Cannot read {path}: {error}") from error
+    if frame.empty:
+        raise BadDataError(f"{path} holds no rows.")
+    return frame
+
+
+def _manifest(spec: Spec, csv: bytes) -> bytes:
+    document: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": spec.id,
+        "title": spec.title,
+        "source": spec.source,
+        "caption": spec.caption,
+        "alt": spec.alt,
+        "parameters": {"axes": spec.axes, "batch": spec.batch, "constants": spec.constants},
+        "csv_sha256": hashlib.sha256(csv).hexdigest(),
+        "versions": {
+            "didsim": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+        "machine": platform.machine(),
+    }
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def headline_table(spec: Spec, csv: Path) -> pd.DataFrame:
+    """Return the end of every curve of the headline quantity: figure, panel, series, mean, lo, hi, n."""
+    frame = read_csv(csv)
+    frame = frame[frame["quantity"] == spec.headline]
+    ends = frame.loc[frame.groupby(["panel", "series"], sort=False)["x"].idxmax()]
+    columns = ["panel", "series", "mean", "lo", "hi", "n"]
+    return ends[columns].assign(figure=spec.id)[["figure", *columns]].reset_index(drop=True)

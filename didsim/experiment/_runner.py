@@ -1,0 +1,149 @@
+"""Running the cells of experiments: in parallel, resumable, each with one thread whatever the number of jobs."""
+
+import hashlib
+import inspect
+import multiprocessing
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import didsim
+from didsim.errors import CellsFailedError
+from didsim.experiment._resolver import Experiment, load_experiment
+from didsim.experiment._spec import Spec
+from didsim.experiment._store import cell_key, decode_cell, encode_cell, write_atomic
+from didsim.torch_bridge import threads
+
+LIBRARIES = ("numpy", "scipy", "torch", "pandas", "matplotlib")
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One batch of runs to be done: the unit of hash, file, resume and job."""
+
+    experiment: Experiment
+    params: Params
+    path: Path
+
+    def load(self) -> pd.DataFrame | None:
+        """Return the stored rows; None if there are none, or if they are damaged."""
+        return decode_cell(self.path.read_bytes()) if self.path.is_file() else None
+
+
+def plan_cells(experiment: Experiment, spec: Spec, out: Path) -> list[Cell]:
+    """Return the cells of an experiment, with the places of their files."""
+    code = code_version() + hashlib.sha256(inspect.getsource(experiment.module.run_cell).encode()).hexdigest()
+    folder = out / "cells" / spec.id
+    return [Cell(experiment, params, folder / f"{cell_key(spec.id, params, code)}.json.gz") for params in spec.cells()]
+
+
+@cache
+def code_version() -> str:
+    """Return a digest of all code and libraries that a cell's numbers may depend on.
+
+    Left out are the command line and the drawing: changing them does not make results stale.
+    """
+    package = Path(didsim.__file__).parent
+    digest = hashlib.sha256(repr([platform.machine(), *(version(name) for name in LIBRARIES)]).encode())
+    for path in sorted(package.rglob("*.py")):
+        part = path.relative_to(package).parts[0]
+        if part not in {"plotting", "lessons", "cli.py", "_experiments", "__init__.py"}:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_cells(cells: Sequence[Cell], jobs: int, report: Callable[[Cell, str], None]) -> None:
+    """Run the cells that are not done yet, and store each as it finishes.
+
+    Args:
+        cells: the cells, of one experiment or of several.
+        jobs: how many processes may work at once; with 1 everything runs in this one.
+        report: called for each cell with what happened: "done before", "damaged", "done" or an error.
+
+    Raises:
+        CellsFailedError: if some cells failed; all others are done by then.
+        ResourceError: if a result cannot be written.
+    """
+    pending = []
+    for cell in cells:
+        if cell.load() is not None:
+            report(cell, "done before")
+        else:
+            if cell.path.exists():
+                report(cell, "damaged")
+            pending.append(cell)
+    failures = []
+    for cell, outcome in _run_in_process(pending) if min(jobs, len(pending)) <= 1 else _run_in_pool(pending, jobs):
+        if isinstance(outcome, Exception):
+            failures.append(f"{cell.experiment.spec.id} {_short(cell.params)}: {outcome!r}")
+            report(cell, failures[-1])
+        else:
+            write_atomic(cell.path, outcome)
+            report(cell, "done")
+    if failures:
+        raise CellsFailedError(
+            f"{len(failures)} of {len(cells)} cells failed; the first: {failures[0]}. "
+            "The others are kept: the same command runs only what is missing."
+        )
+
+
+def _run_in_process(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes | Exception]]:
+    for cell in cells:
+        try:
+            yield cell, _run(cell.experiment, cell.params)
+        except Exception as error:
+            yield cell, error
+
+
+def _run_in_pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, bytes | Exception]]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_leave_with_parent)
+    try:
+        futures = {pool.submit(_run_file, str(cell.experiment.path), cell.params): cell for cell in cells}
+        for future in as_completed(futures):
+            error = future.exception()
+            outcome = error if isinstance(error, Exception) else future.result()
+            yield futures[future], outcome
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _run_file(path: str, params: Params) -> bytes:
+    return _run(load_experiment(path), params)
+
+
+def _run(experiment: Experiment, params: Params) -> bytes:
+    with threads(1):
+        return encode_cell(experiment.module.run_cell(dict(params)))
+
+
+def _leave_with_parent() -> None:
+    """End a worker when its parent is gone, however it went; signals are the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _short(params: Params) -> str:
+    return " ".join(f"{name}={value}" for name, value in params.items() if not isinstance(value, list | tuple))

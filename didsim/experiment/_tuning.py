@@ -1,0 +1,79 @@
+"""The comparison that Figures 1 and 7 make: every objective on its grid, then the best of each."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from didsim.engine import train_many
+from didsim.objectives import OBJECTIVES, BoundObjective
+from didsim.preference import Problem
+
+RULES = ("minimum", "final")
+"""How the best hyperparameters are chosen: by the smallest JS(π*‖π) over training (the paper), or the last."""
+
+
+def grid(name: str) -> list[BoundObjective]:
+    """Return an objective at every point of its search grid."""
+    record = OBJECTIVES[name]
+    values = product(*(parameter.grid for parameter in record.parameters.values()))
+    return [record.bind(**dict(zip(record.parameters, point, strict=True))) for point in values]
+
+
+def train_grid(
+    objectives: Sequence[str],
+    taus: Sequence[float],
+    seed: int,
+    num_classes: int,
+    steps: int,
+    record_every: int,
+) -> pd.DataFrame:
+    """Train every objective at every point of its grid, for every τ, as one batch.
+
+    Returns:
+        Long form: seed, tau, objective, hyperparameters, step, js_target (nats).
+    """
+    losses = [loss for name in objectives for loss in grid(name)]
+    problems = {tau: Problem.from_temperature(num_classes, tau, seed) for tau in taus}
+    runs = [(tau, loss) for tau in taus for loss in losses]
+    histories = train_many(
+        [(problems[tau], loss) for tau, loss in runs],
+        steps=steps,
+        record_every=record_every,
+        seed=seed,
+        metrics=("js_target",),
+    )
+    frames = [
+        history.frame.assign(seed=seed, tau=tau, objective=loss.name, hyperparameters=describe(loss))
+        for (tau, loss), history in zip(runs, histories, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def describe(loss: BoundObjective) -> str:
+    """Return the hyperparameters of a loss as text, such as ``beta=2.0 gamma=0.5``."""
+    return " ".join(f"{name}={value}" for name, value in loss.hyperparameters.items())
+
+
+def select_tuned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep, for each τ and objective, the runs at its best hyperparameters, by each of the two rules.
+
+    One choice serves all seeds: the hyperparameters whose score, averaged over seeds, is smallest. The score
+    is an oracle's: it looks at the target.
+
+    Returns:
+        The rows of the selected runs, with a column `rule`.
+    """
+    run = ["tau", "objective", "hyperparameters", "seed"]
+    curves = rows.sort_values("step").groupby(run, sort=False)["js_target"]
+    scores = {"minimum": curves.min(), "final": curves.last()}
+    return pd.concat([_best(rows, scores[rule]).assign(rule=rule) for rule in RULES], ignore_index=True)
+
+
+def _best(rows: pd.DataFrame, score: Any) -> pd.DataFrame:
+    configuration = ["tau", "objective", "hyperparameters"]
+    scores = pd.DataFrame(score.reset_index())
+    means = pd.DataFrame(scores.groupby(configuration, sort=False, as_index=False)["js_target"].mean())
+    winners = means.loc[means.groupby(["tau", "objective"], sort=False)["js_target"].idxmin()]
+    return rows.merge(winners[configuration], how="inner")

@@ -1,0 +1,17 @@
+"""Drawing on DataFrames: styles, curves with bands, and files with reproducible bytes."""
+
+from didsim.plotting._curves import draw_band, draw_objectives, label_ends, spread
+from didsim.plotting._render import FORMATS, render
+from didsim.plotting._style import OBJECTIVE_LOOK, OKABE_ITO, STYLES
+
+__all__ = [
+    "FORMATS",
+    "OBJECTIVE_LOOK",
+    "OKABE_ITO",
+    "STYLES",
+    "draw_band",
+    "draw_objectives",
+    "label_ends",
+    "render",
+    "spread",
+]

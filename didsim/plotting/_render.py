@@ -1,0 +1,57 @@
+"""From a drawing function to the bytes of a file: same input, same bytes, and no pyplot."""
+
+import io
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from didsim.plotting._style import figure_style
+
+FORMATS = ("svg", "pdf", "png")
+
+_METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": "didsim"},
+    "pdf": {"CreationDate": None, "Creator": "didsim", "Producer": "didsim"},
+    "png": {"Software": "didsim"},
+}
+
+
+def render(
+    draw: Callable[[np.ndarray], None],
+    panels: tuple[int, int],
+    size: tuple[float, float],
+    file_format: str,
+    style: str = "paper",
+    title: str = "",
+    alt: str = "",
+) -> bytes:
+    """Draw a figure and return its file.
+
+    Args:
+        draw: draws on an array of axes, of the shape `panels`.
+        panels: rows and columns.
+        size: width and height in inches.
+        file_format: "svg", "pdf" or "png".
+        style: "paper" or "slides".
+        title: the title of the file, for readers that show it.
+        alt: a description for those who cannot see the figure.
+    """
+    with figure_style(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots(*panels, squeeze=False))
+        metadata = {**_METADATA[file_format], "Title": title}
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=file_format, metadata=metadata)
+    content = buffer.getvalue()
+    return _described(content, title, alt) if file_format == "svg" else content
+
+
+def _described(svg: bytes, title: str, alt: str) -> bytes:
+    """Give an SVG a title and a description that screen readers announce."""
+    head, opening, rest = svg.partition(b"<svg ")
+    attributes, closing, body = rest.partition(b">")
+    text = f"\n <title>{escape(title)}</title>\n <desc>{escape(alt)}</desc>"
+    return head + opening + b'role="img" ' + attributes + closing + text.encode() + body
