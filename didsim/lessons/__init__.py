@@ -1,0 +1,1 @@
+"""The course. So far: the quickstart notebook, `quickstart.ipynb`, which lies beside this file."""
