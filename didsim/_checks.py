@@ -43,7 +43,7 @@ REAL = Interval()
 def check_number(name: str, value: Any, interval: Interval = REAL) -> float:
     """Return ``value`` as a float inside ``interval``, or raise TypeError or ValueError."""
     accepted = f"a finite number in {interval}"
-    if isinstance(value, bool | str | bytes) or value is None:
+    if isinstance(value, str | bytes) or value is None or _is_truth_value(value):
         raise TypeError(message(name, accepted, value))
     try:
         number = float(value)
@@ -54,6 +54,11 @@ def check_number(name: str, value: Any, interval: Interval = REAL) -> float:
     if number not in interval:
         raise ValueError(message(name, accepted, value))
     return number
+
+
+def _is_truth_value(value: Any) -> bool:
+    """Tell True and False apart from 1 and 0, numpy's and torch's too (without loading either)."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
 def parse_number(name: str, text: str, interval: Interval = REAL) -> float:
@@ -73,7 +78,7 @@ def parse_number(name: str, text: str, interval: Interval = REAL) -> float:
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
     """Return ``value`` as an int in [low, high], or raise TypeError or ValueError."""
     accepted = f"a whole number from {low} to {high}"
-    if isinstance(value, bool):
+    if _is_truth_value(value):
         raise TypeError(message(name, accepted, value))
     try:
         number = operator.index(value)
@@ -87,7 +92,7 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``choices``, or raise ValueError naming the near ones."""
     known = list(choices)
-    if value in known:
+    if isinstance(value, str) and value in known:
         return value
     raise ValueError(message(name, f"one of {', '.join(known)}", value, did_you_mean(str(value), known)))
 

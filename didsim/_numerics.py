@@ -21,6 +21,8 @@ def relative_entropy_terms(log_p: FloatArray, log_q: FloatArray) -> FloatArray:
     r, and nearby distributions lose no digits to cancellation. Where p = 0 the term is q.
     """
     log_p, log_q = np.broadcast_arrays(log_p, log_q)
-    supported = log_p > -np.inf
+    p, q, supported = np.exp(log_p), np.exp(log_q), log_p > -np.inf
     ratio = np.subtract(log_q, log_p, out=np.zeros(log_p.shape), where=supported)
-    return np.where(supported, np.exp(log_p) * (np.expm1(ratio) - ratio), np.exp(log_q))
+    near = np.clip(ratio, -1.0, 1.0)  # further out e^r may overflow, and q − p − p·r loses nothing
+    far = q - p - np.multiply(p, ratio, out=np.full(p.shape, -np.inf), where=ratio > -np.inf)
+    return np.where(near == ratio, p * (np.expm1(near) - near), far) + np.where(supported, 0.0, q)

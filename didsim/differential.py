@@ -9,7 +9,7 @@ import numpy as np
 
 from didsim._checks import POSITIVE, check_number, message
 from didsim.info import Distribution
-from didsim.policy import Policy, as_policy
+from didsim.policy import Policy, as_policy, same_classes
 
 
 def did(pi: Distribution, pi_ref: Distribution) -> Policy:
@@ -27,7 +27,7 @@ def did(pi: Distribution, pi_ref: Distribution) -> Policy:
     >>> did([0.5, 0.5], [0.25, 0.75]).probs
     array([0.75, 0.25])
     """
-    updated, reference = as_policy(pi), as_policy(pi_ref)
+    updated, reference = same_classes(pi, pi_ref)
     return Policy.from_logits(_log_ratio(updated, reference))
 
 
@@ -51,9 +51,29 @@ def ideal_rejected(reference: Distribution, target: Distribution, beta: float = 
     array([0.25, 0.75])
     """
     exponent = check_number("beta", beta, POSITIVE)
-    pi_ref, pi_star = as_policy(reference), as_policy(target)
-    ratio = _log_ratio(pi_ref, pi_star)
-    return Policy.from_logits(pi_ref.log_probs + exponent * ratio)
+    return tilt(reference, reference, target, exponent)
+
+
+def tilt(base: Distribution, numerator: Distribution, denominator: Distribution, exponent: float) -> Policy:
+    """Return the policy ∝ base · (numerator/denominator)^exponent, [..., K].
+
+    Raises:
+        ValueError: if the ratio or its power is infinite: β is then too extreme for float64.
+    """
+    start, (above, below) = as_policy(base), same_classes(numerator, denominator)
+    start, above = same_classes(start, above)
+    ratio = _log_ratio(above, below)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = start.log_probs + exponent * ratio
+    if not np.all(np.isfinite(scores) | np.isneginf(start.log_probs) | np.isneginf(ratio)):
+        raise ValueError(
+            message("beta", "moderate enough for ratios to its power to be finite", f"exponent {exponent:g}")
+        )
+    return Policy.from_logits(scores)
+
+
+UNIFORM_TOLERANCE = 1e-13
+"""Log-probabilities this close are equal up to the rounding of a normalisation in float64."""
 
 
 class PowerLaw(NamedTuple):
@@ -76,14 +96,13 @@ def power_law(first: Distribution, second: Distribution) -> PowerLaw:
     >>> round(power_law(did([0.5, 0.5], [0.2, 0.8]), did([0.8, 0.2], [0.5, 0.5])).exponent, 6)
     1.0
     """
-    log_first, log_second = as_policy(first).log_probs, as_policy(second).log_probs
+    log_first, log_second = (policy.log_probs for policy in same_classes(first, second))
     if not (np.all(np.isfinite(log_first)) and np.all(np.isfinite(log_second))):
         raise ValueError(message("both distributions", "positive on every class", "a probability of 0"))
     centred_first, centred_second = log_first - log_first.mean(), log_second - log_second.mean()
-    spread = float(centred_second @ centred_second)
-    if spread == 0.0:
+    if np.ptp(log_second) <= UNIFORM_TOLERANCE:
         raise ValueError(message("the second distribution", "other than uniform", "a uniform one"))
-    exponent = float(centred_first @ centred_second) / spread
+    exponent = float(centred_first @ centred_second) / float(centred_second @ centred_second)
     return PowerLaw(exponent, float(np.abs(centred_first - exponent * centred_second).max()))
 
 

@@ -9,9 +9,9 @@ import math
 import numpy as np
 
 from didsim._arrays import ArrayLike, FloatArray
-from didsim._checks import POSITIVE, check_number, message
+from didsim._checks import POSITIVE, check_number
 from didsim._numerics import expectation, logsumexp, relative_entropy_terms
-from didsim.policy import Policy, as_policy
+from didsim.policy import Policy, as_policy, same_classes
 
 Distribution = Policy | ArrayLike
 
@@ -32,7 +32,7 @@ def kl(p: Distribution, q: Distribution) -> FloatArray:
     >>> round(float(kl([0.5, 0.5], [0.25, 0.75])), 6)
     0.143841
     """
-    log_p, log_q = _same_classes(p, q)
+    log_p, log_q = _log_probs(p, q)
     return relative_entropy_terms(log_p, log_q).sum(axis=-1)
 
 
@@ -42,7 +42,7 @@ def js(p: Distribution, q: Distribution) -> FloatArray:
     >>> round(float(js([1.0, 0.0], [0.0, 1.0])), 6)     # log 2, its largest value
     0.693147
     """
-    log_p, log_q = _same_classes(p, q)
+    log_p, log_q = _log_probs(p, q)
     log_m = np.logaddexp(log_p, log_q) - math.log(2.0)
     terms = relative_entropy_terms(log_p, log_m) + relative_entropy_terms(log_q, log_m)
     return 0.5 * terms.sum(axis=-1)
@@ -54,7 +54,7 @@ def tv(p: Distribution, q: Distribution) -> FloatArray:
     >>> float(tv([1.0, 0.0], [0.5, 0.5]))
     0.5
     """
-    log_p, log_q = _same_classes(p, q)
+    log_p, log_q = _log_probs(p, q)
     return 0.5 * np.abs(np.exp(log_p) - np.exp(log_q)).sum(axis=-1)
 
 
@@ -70,19 +70,18 @@ def renyi(p: Distribution, q: Distribution, alpha: float) -> FloatArray:
     0.287682
     """
     order = check_number("alpha", alpha, POSITIVE)
-    log_p, log_q = _same_classes(p, q)
+    log_p, log_q = _log_probs(p, q)
     if order == 1.0:
         return kl(p, q)
-    shared = (log_p > -np.inf) & (log_q > -np.inf)
-    exponents = np.where(shared, order * log_p + (1.0 - order) * np.where(shared, log_q, 0.0), -np.inf)
-    if order > 1.0:
-        exponents = np.where((log_p > -np.inf) & (log_q == -np.inf), np.inf, exponents)
-    return np.asarray(logsumexp(exponents, axis=-1)) / (order - 1.0)
+    # Σ p^α q^(1−α) = Σ p e^x with x = (1−α) log(q/p), and near 1 it is 1 + Σ p (e^x − 1)
+    supported = log_p > -np.inf
+    x = (1.0 - order) * np.subtract(log_q, log_p, out=np.zeros(supported.shape), where=supported)
+    near = np.clip(x, -1.0, 1.0)
+    close = np.log1p(expectation(np.exp(log_p), np.expm1(near)))
+    apart = np.asarray(logsumexp(np.where(supported, log_p + x, -np.inf), axis=-1))
+    return np.where(np.all(near == x, axis=-1), close, apart) / (order - 1.0)
 
 
-def _same_classes(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
-    first, second = as_policy(p), as_policy(q)
-    if first.num_classes != second.num_classes:
-        sizes = (first.num_classes, second.num_classes)
-        raise ValueError(message("the numbers of classes of p and q", "equal", sizes))
+def _log_probs(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
+    first, second = same_classes(p, q)
     return first.log_probs, second.log_probs

@@ -1,7 +1,7 @@
 """Closed forms of the policies at which population losses are smallest."""
 
 from didsim._checks import POSITIVE, check_number, message
-from didsim.differential import did
+from didsim.differential import tilt
 from didsim.info import Distribution
 from didsim.policy import Policy, as_policy
 from didsim.preference import Problem
@@ -31,8 +31,7 @@ def dpo_optimum(problem: Problem, beta: float = 1.0, prior: Distribution | None 
     >>> dpo_optimum(problem, beta=0.5).probs
     array([0.8, 0.2])
     """
-    exponent = 1.0 / check_number("beta", beta, POSITIVE)
     zeta = problem.reference if prior is None else as_policy(prior)
     if zeta.num_classes != problem.num_classes:
         raise ValueError(message("the number of classes of prior", str(problem.num_classes), zeta.num_classes))
-    return Policy.from_logits(zeta.log_probs + exponent * did(problem.chosen, problem.rejected).log_probs)
+    return tilt(zeta, problem.chosen, problem.rejected, 1.0 / check_number("beta", beta, POSITIVE))

@@ -45,7 +45,8 @@ class Policy:
         scores = _as_scores("logits", logits)
         if np.any(np.all(scores == -np.inf, axis=-1)):
             raise ValueError(message("logits", "finite for at least one class", "all −inf"))
-        return cls(log_softmax(scores, axis=-1))
+        with np.errstate(over="ignore"):  # scores further apart than float64 reaches: probability 0
+            return cls(log_softmax(scores, axis=-1))
 
     @classmethod
     def from_probs(cls, probs: ArrayLike) -> "Policy":
@@ -69,7 +70,8 @@ class Policy:
             ValueError: if one is NaN or +inf, or if the probabilities do not sum to 1.
         """
         values = _as_scores("log_probs", log_probs)
-        totals = np.exp(values).sum(axis=-1)
+        with np.errstate(over="ignore"):  # an infinite sum is refused below
+            totals = np.exp(values).sum(axis=-1)
         if np.any(np.abs(totals - 1.0) > SUM_TOLERANCE):
             worst = float(totals.flat[np.argmax(np.abs(totals - 1.0))])
             hint = "For unnormalised scores use Policy.from_logits."
@@ -94,7 +96,10 @@ class Policy:
 def _as_scores(name: str, values: Any) -> FloatArray:
     """Copy to float64 [..., K]; refuse what is not a number, not finite from above, or too large."""
     try:
-        scores = np.array(values, dtype=np.float64)
+        given = np.asarray(values)
+        if given.dtype.kind not in "fiuO":  # neither text, nor complex numbers, nor truth values
+            raise TypeError(f"an array of {given.dtype}")
+        scores = given.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(message(name, "an array of real numbers", values)) from error
     if scores.ndim == 0 or scores.size == 0:
@@ -112,6 +117,15 @@ def check_num_classes(num_classes: int) -> int:
     if num_classes > MAX_CLASSES:
         raise ValueError(message("num_classes", f"at most {MAX_CLASSES}", num_classes))
     return num_classes
+
+
+def same_classes(p: "Policy | ArrayLike", q: "Policy | ArrayLike") -> "tuple[Policy, Policy]":
+    """Accept two policies, or arrays of probabilities, over the same classes."""
+    first, second = as_policy(p), as_policy(q)
+    if first.num_classes != second.num_classes:
+        sizes = (first.num_classes, second.num_classes)
+        raise ValueError(message("the numbers of classes of p and q", "equal", sizes))
+    return first, second
 
 
 def as_policy(value: "Policy | ArrayLike") -> Policy:

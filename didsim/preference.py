@@ -1,6 +1,7 @@
 """Preference problems: who is preferred to whom, where the pairs come from, and what the truth is."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,13 +12,13 @@ from didsim._arrays import ArrayLike, FloatArray, IntArray
 from didsim._checks import POSITIVE, check_integer, check_number, message
 from didsim.differential import did, ideal_rejected
 from didsim.info import Distribution
-from didsim.policy import MAX_CLASSES, Policy, as_policy
+from didsim.policy import MAX_CLASSES, Policy, as_policy, same_classes
 
 MAX_SEED = 2**63 - 1
 
 
 def preference_probabilities(chosen: Distribution, rejected: Distribution) -> FloatArray:
-    """Return p*(i ≻ j) when y_w ~ chosen and y_l ~ rejected, a table [K, K].
+    """Return p*(i ≻ j) when y_w ~ chosen and y_l ~ rejected, a table [..., K, K].
 
     Of the two ways in which the unordered pair {i, j} can arise, p* is the share in which i was chosen:
     p*(i ≻ j) = w_i l_j / (w_i l_j + w_j l_i) = σ(log(w/l)_i − log(w/l)_j).
@@ -31,10 +32,11 @@ def preference_probabilities(chosen: Distribution, rejected: Distribution) -> Fl
     array([[0.5 , 0.75],
            [0.25, 0.5 ]])
     """
-    score = as_policy(chosen).log_probs - as_policy(rejected).log_probs
-    if not np.all(np.isfinite(score)):
+    winners, losers = same_classes(chosen, rejected)
+    if np.any(np.isneginf(winners.log_probs)) or np.any(np.isneginf(losers.log_probs)):
         raise ValueError(message("both distributions", "positive on every class", "a probability of 0"))
-    return expit(score[:, None] - score[None, :])
+    score = winners.log_probs - losers.log_probs
+    return expit(score[..., :, None] - score[..., None, :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +65,10 @@ class Problem:
         shapes = {policy.log_probs.shape for policy in (self.reference, self.target, self.rejected, self.chosen)}
         if len(shapes) > 1 or len(next(iter(shapes))) != 1:
             raise ValueError(message("the policies of a problem", "of one shape [K]", sorted(shapes)))
-        if np.any(np.isneginf(self.reference.log_probs) & np.isfinite(self.chosen.log_probs)):
-            raise ValueError(message("chosen", "zero wherever the reference is zero", "a positive probability"))
+        excluded = np.isneginf(self.reference.log_probs)
+        for name in ("chosen", "rejected", "target"):
+            if np.any(excluded & np.isfinite(getattr(self, name).log_probs)):
+                raise ValueError(message(name, "zero wherever the reference is zero", "a positive probability"))
 
     @classmethod
     def from_temperature(cls, num_classes: int = 32, tau: float = 4.0, seed: int = 42) -> "Problem":
@@ -168,15 +172,23 @@ class PreferenceDataset:
 
 
 def _as_classes(name: str, values: ArrayLike, num_classes: int) -> IntArray:
-    rows = np.array(values)
-    if rows.ndim != 1 or rows.size == 0:
-        raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", rows.shape))
-    if rows.dtype.kind not in "iu":
-        raise TypeError(message(name, "whole numbers (an integer array)", rows.dtype.name))
-    outside = np.flatnonzero((rows < 0) | (rows >= num_classes))
+    check_integer("num_classes", num_classes, 1, MAX_CLASSES)
+    rows = values.tolist() if isinstance(values, np.ndarray) and values.dtype.kind not in "iu" else values
+    try:
+        shape = np.shape(rows)
+    except ValueError as error:
+        raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", "a ragged list")) from error
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", shape))
+    if isinstance(rows, Sequence):  # a list: look before numpy turns True into 1, and 3.0 into a float like others
+        for row, value in enumerate(rows):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise TypeError(message(f"{name}[{row}]", "a whole number", value))
+    classes = np.array(rows)
+    outside = np.flatnonzero((classes < 0) | (classes >= num_classes))
     if outside.size:
         row = int(outside[0])
-        raise ValueError(message(f"{name}[{row}]", f"a class from 0 to {num_classes - 1}", int(rows[row])))
-    classes = rows.astype(np.int64)
+        raise ValueError(message(f"{name}[{row}]", f"a class from 0 to {num_classes - 1}", int(classes[row])))
+    classes = classes.astype(np.int64)
     classes.setflags(write=False)
     return classes

@@ -79,7 +79,7 @@ class TableWeights:
 
     def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
         """Lay chosen responses along rows [R, K, 1] and rejected ones along columns [R, 1, K]."""
-        columns = Responses(responses.log_pi.mT, responses.log_ref.mT, responses.length.mT)  # type: ignore[union-attr]
+        columns = responses.map(lambda part: part.mT)
         return Pairs(responses, columns, self.joint.index_select(0, streams))
 
 
@@ -120,12 +120,13 @@ class DrawnWeights:
 
     def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
         """Gather both responses of each pair, [R, B, 1]."""
-        sides = [
-            Responses(*(part.gather(1, classes) for part in (responses.log_pi, responses.log_ref, responses.length)))  # type: ignore[union-attr]
-            for classes in self._gathered(streams)
-        ]
-        weights = torch.full_like(sides[0].log_pi, 1.0 / self.chosen_classes.shape[-1])
-        return Pairs(sides[0], sides[1], weights.detach())
+        winners, losers = self._gathered(streams)
+        weights = torch.full(winners.shape, 1.0 / winners.shape[1], dtype=self.dtype)
+        return Pairs(
+            responses.map(lambda part: part.gather(1, winners)),
+            responses.map(lambda part: part.gather(1, losers)),
+            weights,
+        )
 
     def _gathered(self, streams: Tensor) -> tuple[Tensor, Tensor]:
         winners = self.chosen_classes.index_select(0, streams).unsqueeze(-1)
@@ -141,8 +142,6 @@ class DrawnWeights:
         return self._count(self.rejected_classes)
 
     def _count(self, classes: Tensor) -> Tensor:
-        num_streams, batch_size = classes.shape
-        weight = torch.full(classes.shape, 1.0 / batch_size, dtype=self.dtype)
-        return (
-            torch.zeros(num_streams, self.num_classes, dtype=self.dtype).scatter_add_(1, classes, weight).unsqueeze(-1)
-        )
+        weight = torch.full(classes.shape, 1.0 / classes.shape[1], dtype=self.dtype)
+        empty = torch.zeros(len(classes), self.num_classes, dtype=self.dtype)
+        return empty.scatter_add_(1, classes, weight).unsqueeze(-1)

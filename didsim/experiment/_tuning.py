@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import pandas as pd
 
@@ -67,13 +66,13 @@ def select_tuned(rows: pd.DataFrame) -> pd.DataFrame:
     """
     run = ["tau", "objective", "hyperparameters", "seed"]
     curves = rows.sort_values("step").groupby(run, sort=False)["js_target"]
-    scores = {"minimum": curves.min(), "final": curves.last()}
-    return pd.concat([_best(rows, scores[rule]).assign(rule=rule) for rule in RULES], ignore_index=True)
-
-
-def _best(rows: pd.DataFrame, score: Any) -> pd.DataFrame:
+    scores = pd.DataFrame({"minimum": curves.min(), "final": curves.last()}).reset_index()
     configuration = ["tau", "objective", "hyperparameters"]
-    scores = pd.DataFrame(score.reset_index())
-    means = pd.DataFrame(scores.groupby(configuration, sort=False, as_index=False)["js_target"].mean())
-    winners = means.loc[means.groupby(["tau", "objective"], sort=False)["js_target"].idxmin()]
-    return rows.merge(winners[configuration], how="inner")
+    means = pd.DataFrame(scores.groupby(configuration, sort=False, as_index=False)[list(RULES)].mean())
+    chosen = []
+    for rule in RULES:
+        # an objective that never improves on its start has one minimum for its whole grid: ties go by the last value
+        ranked = means.sort_values([rule, "final"], kind="stable")
+        winners = ranked.drop_duplicates(["tau", "objective"])
+        chosen.append(rows.merge(winners[configuration], how="inner").assign(rule=rule))
+    return pd.concat(chosen, ignore_index=True)

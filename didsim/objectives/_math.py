@@ -11,13 +11,20 @@ def softplus_neg(x: Tensor) -> Tensor:
     return -torch.nn.functional.logsigmoid(x)
 
 
+def scaled(weight: float | Tensor, x: Tensor) -> Tensor:
+    """Return weight·x, where a weight of 0 gives 0 even if x is infinite."""
+    return weight * torch.where(x.isfinite() | (weight != 0), x, 0.0)
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """Return log(1 − e^x) for x < 0, with a gradient that is finite wherever the true one is.
 
     log(1 − e^x) = log(−expm1(x)) is accurate near 0, log1p(−e^x) far from it. Both branches are given
     harmless inputs where the other is taken: the gradient of a `where` multiplies the unused one by 0,
-    and 0·inf is NaN.
+    and 0·inf is NaN. x = 0 is what rounding makes of a probability next to 1; it counts as the largest
+    negative number, with gradient 0.
     """
+    x = x.clamp(max=-torch.finfo(x.dtype).tiny)
     near = x > -math.log(2.0)
     close = torch.where(near, x, -1.0)
     far = torch.where(near, -1.0, x)

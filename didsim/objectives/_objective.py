@@ -10,7 +10,7 @@ loss of a batch, the K × K table of the population loss, and their gradients.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Parameter:
         if isinstance(self.domain, tuple):
             return check_choice(name, value, self.domain)
         if isinstance(value, Tensor):
+            if value.numel() == 0:
+                raise ValueError(message(name, f"at least one number in {self.domain}", "an empty tensor"))
             for extreme in (value.min().item(), value.max().item()):
                 check_number(name, extreme, self.domain)
             return value
@@ -131,29 +133,35 @@ class BoundObjective:
         """The objective's name."""
         return self.objective.name
 
-    def score(self, responses: Responses) -> Tensor:
-        """Return the score of each response; 0 when the loss consists of anchors alone."""
-        return self._apply(self.objective.score, responses)
+    @cached_property
+    def score(self) -> Part:
+        """The score of each response; 0 when the loss consists of anchors alone."""
+        return self._bound(self.objective.score)
 
-    def implicit_reward(self, responses: Responses) -> Tensor:
-        """Return the reward that the objective implies for each response."""
-        return self._apply(self.objective.implicit_reward or self.objective.score, responses)
+    @cached_property
+    def implicit_reward(self) -> Part:
+        """The reward that the objective implies for each response."""
+        return self._bound(self.objective.implicit_reward or self.objective.score)
 
-    def link(self, margin: Tensor) -> Tensor:
-        """Return the link's value at each score margin; 0 when there is none."""
-        return self._apply(self.objective.link and self.objective.link.value, margin)
+    @cached_property
+    def link(self) -> Part:
+        """The link's value at each score margin; 0 when there is none."""
+        return self._bound(self.objective.link and self.objective.link.value)
 
-    def slope(self, margin: Tensor) -> Tensor:
-        """Return the link's slope at each score margin; 0 when there is none."""
-        return self._apply(self.objective.link and self.objective.link.slope, margin)
+    @cached_property
+    def slope(self) -> Part:
+        """The link's slope at each score margin; 0 when there is none."""
+        return self._bound(self.objective.link and self.objective.link.slope)
 
-    def chosen_anchor(self, responses: Responses) -> Tensor:
-        """Return the term of each chosen response."""
-        return self._apply(self.objective.chosen_anchor, responses)
+    @cached_property
+    def chosen_anchor(self) -> Part:
+        """The term of each chosen response."""
+        return self._bound(self.objective.chosen_anchor)
 
-    def rejected_anchor(self, responses: Responses) -> Tensor:
-        """Return the term of each rejected response."""
-        return self._apply(self.objective.rejected_anchor, responses)
+    @cached_property
+    def rejected_anchor(self) -> Part:
+        """The term of each rejected response."""
+        return self._bound(self.objective.rejected_anchor)
 
     def __call__(self, pairs: Pairs) -> Tensor:
         """Return one loss per pair, in nats, of the pairs' shape.
@@ -169,10 +177,15 @@ class BoundObjective:
         values = "".join(f", {name}={value!r}" for name, value in self.hyperparameters.items())
         return f"objective({self.name!r}{values})"
 
-    def _apply(self, piece: Callable[..., Tensor] | None, x: Any) -> Tensor:
+    def _bound(self, piece: Part | None) -> Part:
+        """Bind the hyperparameters that a piece takes; a piece that is not there is 0."""
         if piece is None:
-            return torch.zeros_like(x.log_pi if isinstance(x, Responses) else x)
-        return piece(x, **{name: self.hyperparameters[name] for name in _keywords(piece)})
+            return _zero
+        return partial(piece, **{name: self.hyperparameters[name] for name in _keywords(piece)})
+
+
+def _zero(x: Responses | Tensor) -> Tensor:
+    return torch.zeros_like(x.log_pi if isinstance(x, Responses) else x)
 
 
 def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjective:
@@ -199,7 +212,6 @@ def group_key(loss: BoundObjective) -> tuple[str, ...]:
     return (loss.name, *options)
 
 
-@cache
 def _keywords(piece: Callable[..., Tensor]) -> frozenset[str]:
     """The names of a piece's keyword-only arguments."""
     parameters = inspect.signature(piece).parameters.values()

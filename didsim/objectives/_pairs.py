@@ -1,5 +1,6 @@
 """What a loss sees: the log-probabilities and lengths of chosen and rejected responses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +23,20 @@ class Responses:
     log_ref: Tensor | None = None
     length: Tensor | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Responses":
+        """Apply a function to every quantity that is there."""
+        parts = (self.log_pi, self.log_ref, self.length)
+        return Responses(*(None if part is None else function(part) for part in parts))  # type: ignore[arg-type]
+
+    @property
+    def reference(self) -> Tensor:
+        """The log-probability under π_ref, in nats; an error if there is none."""
+        return _required(self.log_ref, "log_ref", "the reference policy")
+
     @property
     def log_ratio(self) -> Tensor:
         """The log-ratio h = log π − log π_ref, in nats."""
-        return self.log_pi - _required(self.log_ref, "log_ref", "the reference policy")
+        return self.log_pi - self.reference
 
     @property
     def mean_log_pi(self) -> Tensor:
@@ -102,11 +113,19 @@ class Pairs:
         )
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the weighted mean of one value per pair; a pair of weight 0 counts not even if infinite."""
+        """Return the weighted mean of one value per pair; a pair of weight 0 does not count, even if infinite.
+
+        Raises:
+            ValueError: if there are no pairs, or if all their weights are 0.
+        """
+        if values.numel() == 0:
+            raise ValueError(message("the number of pairs", "at least 1", 0))
         if self.weights is None:
             return values.mean()
-        weighted = torch.where(self.weights > 0, self.weights * values, 0.0)
-        return weighted.sum() / self.weights.sum()
+        total = self.weights.sum()
+        if total.item() == 0.0:
+            raise ValueError(message("weights", "positive for at least one pair", "all 0"))
+        return torch.where(self.weights > 0, self.weights * values, 0.0).sum() / total
 
 
 def _check_together(name: str, chosen: Tensor | None, rejected: Tensor | None) -> None:
@@ -122,5 +141,7 @@ def _check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
         raise ValueError(message(f"the shape of {name}", str(tuple(like.shape)), tuple(tensor.shape)))
     if name.startswith("log_") and not tensor.is_floating_point():
         raise TypeError(message(name, "a floating-point tensor", tensor.dtype))
-    if name.startswith("length") and bool((tensor <= 0).any()):
+    if name.startswith("length") and not bool((tensor > 0).all()):
         raise ValueError(message(name, "positive everywhere", tensor.min().item()))
+    if name == "weights" and not bool((tensor >= 0).all()):
+        raise ValueError(message(name, "non-negative everywhere", tensor.min().item()))

@@ -28,15 +28,11 @@ class Prior:
     recovers: str
 
 
-def _reference(y: Responses) -> Tensor:
-    return y.log_pi - y.log_ratio
-
-
 PRIORS: Mapping[str, Prior] = MappingProxyType(
     {
         prior.name: prior
         for prior in (
-            Prior("reference", "π_ref(y|x)", _reference, "DPO"),
+            Prior("reference", "π_ref(y|x)", lambda y: y.reference, "DPO"),
             Prior("uniform", "1/|Y|", lambda y: torch.zeros_like(y.log_pi), "the reward r = α log π"),
         )
     }
