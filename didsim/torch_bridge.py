@@ -9,7 +9,7 @@ from torch import Tensor
 
 from didsim._checks import check_choice
 
-__all__ = ["DTYPES", "LOG_ZERO", "Tensor", "as_dtype", "threads", "to_array", "to_tensor"]
+__all__ = ["DTYPES", "Tensor", "as_dtype", "finite_log", "threads", "to_array", "to_tensor"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -20,6 +20,11 @@ LOG_ZERO = -1e4
 def as_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of that name, float32 or float64."""
     return DTYPES[check_choice("dtype", name, DTYPES)]
+
+
+def finite_log(log_probs: np.ndarray) -> np.ndarray:
+    """Replace −inf by a number whose exponential is exactly 0 all the same."""
+    return np.where(np.isneginf(log_probs), LOG_ZERO, log_probs)
 
 
 def to_tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:

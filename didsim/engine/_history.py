@@ -50,15 +50,12 @@ class Recorder:
         self._excluded = np.isneginf(plan.initial.log_probs)
         self._steps: list[int] = []
         self._values: list[list[FloatArray]] = []
-        self._diverged_at: dict[int, int] = {}
         self._add(0, plan.initial)
 
     def record(self, step: int, logits: FloatArray) -> None:
-        """Record the policies of all runs, given their logits [R, K]; a run that is not finite is over."""
+        """Record the policies of all runs, given their logits [R, K]."""
         finite = np.asarray(np.isfinite(logits).all(axis=1))
-        for run in np.flatnonzero(~finite):
-            self._diverged_at.setdefault(int(run), step)
-        held = np.where(finite[:, None], logits, 0.0)
+        held = np.where(finite[:, None], logits, 0.0)  # the rows of a diverged run are dropped in the end
         self._add(step, Policy.from_logits(np.where(self._excluded, -np.inf, held)))
 
     def _add(self, step: int, policy: Policy) -> None:
@@ -66,20 +63,29 @@ class Recorder:
         self._steps.append(step)
         self._values.append([METRICS[name](self._plan.truth, self._policy) for name in self._names])
 
-    def histories(self, losses: list[BoundObjective]) -> list[History]:
-        """Return one history per run, in the caller's order, for which `losses` are given."""
-        values = np.array(self._values).reshape(len(self._steps), len(self._names), -1)
-        runs = {position: run for run, position in enumerate(self._plan.order)}
-        return [self._history(runs[position], loss, values) for position, loss in enumerate(losses)]
+    def histories(self, losses: list[BoundObjective], finite_steps: FloatArray) -> list[History]:
+        """Return one history per run, in the order of the caller, for which `losses` are given.
 
-    def _history(self, run: int, loss: BoundObjective, values: FloatArray) -> History:
-        end = self._diverged_at.get(run)
-        kept = len(self._steps) if end is None else self._steps.index(end)
+        Args:
+            losses: the objective of each of the caller's jobs.
+            finite_steps: for each run, how many steps left it finite, [R].
+        """
+        values = np.array(self._values).reshape(len(self._steps), len(self._names), len(losses))
+        runs = {position: run for run, position in enumerate(self._plan.order)}
+        return [
+            self._history(runs[position], loss, int(finite_steps[runs[position]]), values[..., runs[position]])
+            for position, loss in enumerate(losses)
+        ]
+
+    def _history(self, run: int, loss: BoundObjective, finite_steps: int, values: FloatArray) -> History:
+        steps = np.array(self._steps)
+        steps = steps[steps <= finite_steps]
+        completed = finite_steps == self._steps[-1]
         return History(
             problem=self._plan.problems[run],
             loss=loss,
-            steps=np.array(self._steps[:kept]),
-            metrics={name: values[:kept, column, run].copy() for column, name in enumerate(self._names)},
-            policy=Policy(self._policy.log_probs[run].copy()) if end is None else None,
-            status="completed" if end is None else f"diverged at step {end}",
+            steps=steps,
+            metrics={name: values[: len(steps), column].copy() for column, name in enumerate(self._names)},
+            policy=Policy(self._policy.log_probs[run].copy()) if completed else None,
+            status="completed" if completed else f"diverged at step {finite_steps + 1}",
         )

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+
 from didsim._checks import check_choice
 from didsim.engine._draws import PairBlock, dataset_blocks, sampled_blocks
 from didsim.engine._gradient import fused_gradient
@@ -61,22 +63,29 @@ def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = 
     for name in settings:
         check_choice("setting", name, Settings.__dataclass_fields__)
     checked = Settings(**settings)
-    plan = plan_runs(jobs, checked)
-    recorder = Recorder(plan, checked)
-    logits = plan.initial_logits(checked.dtype)
-    optimiser = OPTIMISERS[checked.optimiser](logits)
-    weights = _weights_by_step(plan, checked)
-    for step in range(checked.steps):
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+        return _run(plan_runs(jobs, checked), checked, [loss for _, loss in jobs], progress)
+
+
+def _run(
+    plan: Plan, settings: Settings, losses: list[BoundObjective], progress: Callable[[int], None] | None
+) -> list[History]:
+    recorder = Recorder(plan, settings)
+    logits = plan.initial_logits(settings.dtype)
+    optimiser = OPTIMISERS[settings.optimiser](logits)
+    weights = _weights_by_step(plan, settings)
+    finite_steps = torch.zeros(len(logits), dtype=torch.int64)
+    for step in range(1, settings.steps + 1):
         gradient = fused_gradient(plan.groups, logits, next(weights))
-        if checked.clip is not None:
-            clip_by_run_(gradient, checked.clip)
-        optimiser.update(logits, gradient, checked.learning_rate * checked.schedule_factor(step))
-        taken = step + 1
-        if taken % checked.record_every == 0 or taken == checked.steps:
-            recorder.record(taken, to_array(logits))
+        if settings.clip is not None:
+            clip_by_run_(gradient, settings.clip)
+        optimiser.update(logits, gradient, settings.learning_rate * settings.schedule_factor(step - 1))
+        finite_steps += torch.isfinite(logits).all(1)
+        if step % settings.record_every == 0 or step == settings.steps:
+            recorder.record(step, to_array(logits))
             if progress:
-                progress(taken)
-    return recorder.histories([loss for _, loss in jobs])
+                progress(step)
+    return recorder.histories(losses, to_array(finite_steps))
 
 
 def _weights_by_step(plan: Plan, settings: Settings) -> Iterator[Weights]:

@@ -13,7 +13,7 @@ from didsim.engine._gradient import Group, plain_losses
 from didsim.engine._weights import TableWeights
 from didsim.info import entropy, js, kl
 from didsim.policy import Policy
-from didsim.torch_bridge import LOG_ZERO, to_array, to_tensor
+from didsim.torch_bridge import finite_log, to_array, to_tensor
 
 TABLE_METRICS = frozenset({"loss", "accuracy"})
 """Metrics that sum over all K² pairs."""
@@ -62,7 +62,7 @@ def _accuracy(truth: Truth, policy: Policy) -> FloatArray:
 
 
 def _by_group(truth: Truth, policy: Policy, function: Callable[[Group, torch.Tensor], torch.Tensor]) -> FloatArray:
-    log_pi = to_tensor(policy.log_probs).clamp_(min=LOG_ZERO).unsqueeze(-1)
+    log_pi = to_tensor(finite_log(policy.log_probs)).unsqueeze(-1)
     return to_array(torch.cat([function(group, log_pi[group.rows]) for group in truth.groups]))
 
 
@@ -72,7 +72,7 @@ def _weights(truth: Truth) -> TableWeights:
 
 
 def _margin(truth: Truth, policy: Policy) -> FloatArray:
-    log_ratio = policy.log_probs.clip(LOG_ZERO) - truth.reference.log_probs.clip(LOG_ZERO)
+    log_ratio = finite_log(policy.log_probs) - finite_log(truth.reference.log_probs)
     return expectation(truth.chosen.probs, log_ratio) - expectation(truth.rejected.probs, log_ratio)
 
 

@@ -33,7 +33,7 @@ class SGD:
 
     def update(self, logits: Tensor, gradient: Tensor, learning_rate: float) -> None:
         """Take one step."""
-        logits.add_(gradient, alpha=-learning_rate)
+        logits.add_(gradient, alpha=_representable(-learning_rate, logits))
 
 
 class RMSprop:
@@ -47,7 +47,8 @@ class RMSprop:
     def update(self, logits: Tensor, gradient: Tensor, learning_rate: float) -> None:
         """Take one step."""
         self.square_average.mul_(self.ALPHA).addcmul_(gradient, gradient, value=1.0 - self.ALPHA)
-        logits.addcdiv_(gradient, self.square_average.sqrt().add_(self.EPSILON), value=-learning_rate)
+        denominator = self.square_average.sqrt().add_(self.EPSILON)
+        logits.addcdiv_(gradient, denominator, value=_representable(-learning_rate, logits))
 
 
 class Adam:
@@ -67,7 +68,13 @@ class Adam:
         self.square_average.mul_(self.BETA_2).addcmul_(gradient, gradient, value=1.0 - self.BETA_2)
         scale = math.sqrt(1.0 - self.BETA_2**self.step)
         denominator = self.square_average.sqrt().div_(scale).add_(self.EPSILON)
-        logits.addcdiv_(self.average, denominator, value=-learning_rate / (1.0 - self.BETA_1**self.step))
+        step_size = learning_rate / (1.0 - self.BETA_1**self.step)
+        logits.addcdiv_(self.average, denominator, value=_representable(-step_size, logits))
+
+
+def _representable(factor: float, like: Tensor) -> float:
+    """Return a factor that the dtype can hold: infinite where it overflows, so that the run diverges and says so."""
+    return factor if abs(factor) <= torch.finfo(like.dtype).max else math.copysign(math.inf, factor)
 
 
 OPTIMISERS: Mapping[str, Callable[[Tensor], Optimiser]] = MappingProxyType(

@@ -16,7 +16,7 @@ from didsim.engine._weights import TableWeights
 from didsim.objectives import BoundObjective, group_key, stack
 from didsim.policy import Policy
 from didsim.preference import PreferenceDataset, Problem
-from didsim.torch_bridge import LOG_ZERO, Tensor, as_dtype, to_tensor
+from didsim.torch_bridge import Tensor, as_dtype, finite_log, to_tensor
 
 Job = tuple[Problem, BoundObjective]
 
@@ -94,17 +94,29 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
 
 
 def _check_jobs(jobs: Sequence[Job]) -> int:
+    accepted = "at least one pair (problem, objective), in a list"
+    if isinstance(jobs, str) or not isinstance(jobs, Sequence):
+        raise TypeError(message("jobs", accepted, jobs))
     if not jobs:
-        raise ValueError(message("jobs", "at least one pair of a problem and an objective", "none"))
+        raise ValueError(message("jobs", accepted, "none"))
     for job in jobs:
-        problem, loss = job
-        if not isinstance(problem, Problem) or not isinstance(loss, BoundObjective):
-            hint = 'Make them with didsim.Problem… and didsim.objective("dpo", …).'
-            raise TypeError(message("a job", "a pair (problem, objective)", job, hint))
+        match job:
+            case (Problem(), BoundObjective() as loss):
+                _check_one_run(loss)
+            case _:
+                hint = 'Make them with didsim.Problem… and didsim.objective("dpo", …).'
+                raise TypeError(message("a job", "a pair (problem, objective)", job, hint))
     sizes = {problem.num_classes for problem, _ in jobs}
     if len(sizes) > 1:
         raise ValueError(message("num_classes of all jobs", "the same", sorted(sizes)))
     return sizes.pop()
+
+
+def _check_one_run(loss: BoundObjective) -> None:
+    for name, value in loss.hyperparameters.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            hint = "Several values are several jobs."
+            raise ValueError(message(f"{name} of a job", "one number", f"a tensor of {value.numel()}", hint))
 
 
 def _check_memory(num_runs: int, num_classes: int, settings: Settings, use_table: bool) -> None:
@@ -132,9 +144,16 @@ def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings
 
 
 def _dataset(problem: Problem, seed: int, settings: Settings) -> PreferenceDataset | None:
-    if not isinstance(settings.dataset, int):
-        return settings.dataset
-    return sample_dataset(problem, settings.dataset, seed, settings.batch_size)
+    dataset = settings.dataset
+    if isinstance(dataset, int):
+        return sample_dataset(problem, dataset, seed, settings.batch_size)
+    if dataset is not None:
+        seen = np.union1d(dataset.chosen, dataset.rejected)
+        if seen[-1] >= problem.num_classes:
+            raise ValueError(message("dataset", f"of classes below {problem.num_classes}", f"class {seen[-1]}"))
+        if np.any(np.isneginf(problem.reference.log_probs[seen])):
+            raise ValueError(message("dataset", "of classes that the reference does not exclude", seen.tolist()))
+    return dataset
 
 
 def _group(losses: list[BoundObjective], reference: Policy, streams: Tensor, dtype: str) -> list[Group]:
@@ -184,8 +203,9 @@ def _initial(problems: list[Problem], settings: Settings) -> Policy:
     for problem in problems:
         if initial.log_probs.shape != (problem.num_classes,):
             raise ValueError(message("initial_policy", f"of shape [{problem.num_classes}]", initial.log_probs.shape))
-        if np.any(np.isneginf(initial.log_probs) & (problem.chosen.probs + problem.rejected.probs > 0)):
-            raise ValueError(message("initial_policy", "positive wherever pairs are drawn", "a probability of 0"))
+        if np.any(np.isneginf(initial.log_probs) != np.isneginf(problem.reference.log_probs)):
+            got = "a probability of 0 for other classes"
+            raise ValueError(message("initial_policy", "positive where the reference is, and nowhere else", got))
     return _batch([initial] * len(problems))
 
 
@@ -194,7 +214,7 @@ def _batch(policies: list[Policy]) -> Policy:
 
 
 def _log_tensor(policy: Policy, dtype: str) -> Tensor:
-    return to_tensor(policy.log_probs.clip(min=LOG_ZERO), as_dtype(dtype))
+    return to_tensor(finite_log(policy.log_probs), as_dtype(dtype))
 
 
 def _joint_tensor(streams: list[Stream], dtype: str) -> Tensor:

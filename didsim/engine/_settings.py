@@ -1,7 +1,8 @@
 """The settings of a training run, checked when they are made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from didsim._checks import POSITIVE, check_choice, check_integer, check_number, message
 from didsim.engine._draws import MODES
@@ -56,31 +57,45 @@ class Settings:
     path: str = "auto"
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps, 1, MAX_STEPS)
-        check_integer("batch_size", self.batch_size, 1, MAX_BATCH)
-        check_integer("record_every", self.record_every, 1, MAX_STEPS)
-        check_number("learning_rate", self.learning_rate, POSITIVE)
-        if self.clip is not None:
-            check_number("clip", self.clip, POSITIVE)
-        for seed in [self.seed] if isinstance(self.seed, int) else self.seed:
-            check_integer("seed", seed, 0, MAX_SEED)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_choice("mode", self.mode, MODES)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("path", self.path, PATHS)
-        for name in self.metrics:
-            check_choice("metrics", name, METRICS)
-        self._check_dataset()
+        for name, value in self._checked().items():
+            object.__setattr__(self, name, value)  # the way to set a field of a frozen dataclass
 
-    def _check_dataset(self) -> None:
+    def _checked(self) -> dict[str, Any]:
+        """Return every field, checked and as a plain Python value."""
+        return {
+            "steps": check_integer("steps", self.steps, 1, MAX_STEPS),
+            "batch_size": check_integer("batch_size", self.batch_size, 1, MAX_BATCH),
+            "record_every": check_integer("record_every", self.record_every, 1, MAX_STEPS),
+            "learning_rate": check_number("learning_rate", self.learning_rate, POSITIVE),
+            "clip": None if self.clip is None else check_number("clip", self.clip, POSITIVE),
+            "seed": _check_seeds(self.seed),
+            "schedule": check_choice("schedule", self.schedule, SCHEDULES),
+            "optimiser": check_choice("optimiser", self.optimiser, OPTIMISERS),
+            "mode": check_choice("mode", self.mode, MODES),
+            "dtype": check_choice("dtype", self.dtype, DTYPES),
+            "path": self._checked_path(),
+            "metrics": _check_metrics(self.metrics),
+            "dataset": self._checked_dataset(),
+            "initial_policy": self._checked_initial_policy(),
+        }
+
+    def _checked_path(self) -> str:
+        if self.mode == "population" and self.path == "gather":
+            raise ValueError(message("path", '"auto" or "table" in the mode "population"', self.path))
+        return check_choice("path", self.path, PATHS)
+
+    def _checked_dataset(self) -> PreferenceDataset | int | None:
         if (self.mode == "dataset") != (self.dataset is not None):
             hint = 'A dataset belongs to mode="dataset", and that mode needs one.'
             raise ValueError(message("mode and dataset", "given together", (self.mode, self.dataset), hint))
-        if isinstance(self.dataset, int):
-            check_integer("dataset", self.dataset, 1, MAX_BATCH)
-        if self.mode == "population" and self.path == "gather":
-            raise ValueError(message("path", '"auto" or "table" in the mode "population"', self.path))
+        if self.dataset is None or isinstance(self.dataset, PreferenceDataset):
+            return self.dataset
+        return check_integer("dataset", self.dataset, 1, MAX_BATCH)
+
+    def _checked_initial_policy(self) -> Policy | None:
+        if self.initial_policy is not None and not isinstance(self.initial_policy, Policy):
+            raise TypeError(message("initial_policy", "a didsim.Policy", self.initial_policy))
+        return self.initial_policy
 
     def seeds(self, num_runs: int) -> list[int]:
         """Return one seed for each of the runs."""
@@ -92,5 +107,16 @@ class Settings:
 
     def schedule_factor(self, step: int) -> float:
         """Return the fraction of the learning rate that is used at a step."""
-        factor: Callable[[float], float] = SCHEDULES[self.schedule]
-        return factor(step / self.steps)
+        return SCHEDULES[self.schedule](step / self.steps)
+
+
+def _check_seeds(seed: Any) -> int | tuple[int, ...]:
+    if isinstance(seed, str | bytes) or not hasattr(seed, "__len__"):
+        return check_integer("seed", seed, 0, MAX_SEED)
+    return tuple(check_integer("seed", one, 0, MAX_SEED) for one in seed)
+
+
+def _check_metrics(names: Any) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(message("metrics", "a tuple of names", names))
+    return tuple(check_choice("metrics", name, METRICS) for name in names)

@@ -200,7 +200,7 @@ def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjectiv
     stacked = {
         name: value
         if isinstance(value, str)
-        else torch.tensor([loss.hyperparameters[name] for loss in losses], dtype=dtype)[:, None, None]
+        else torch.tensor([float(loss.hyperparameters[name]) for loss in losses], dtype=dtype)[:, None, None]
         for name, value in first.hyperparameters.items()
     }
     return BoundObjective(first.objective, stacked)
@@ -209,7 +209,7 @@ def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjectiv
 def group_key(loss: BoundObjective) -> tuple[str, ...]:
     """Return what two losses must share to be evaluated in one call: the objective and its named options."""
     options = (value for value in loss.hyperparameters.values() if isinstance(value, str))
-    return (loss.name, *options)
+    return (loss.name, str(id(loss.objective)), *options)  # a user's record may bear a known name
 
 
 def _keywords(piece: Callable[..., Tensor]) -> frozenset[str]:
