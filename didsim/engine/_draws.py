@@ -70,8 +70,8 @@ def dataset_blocks(
     wanted = block * batch_size
     rows = np.empty(0, dtype=np.int64)
     while True:
-        while len(rows) < wanted:
-            rows = np.concatenate([rows, rng.permutation(len(dataset))])
+        epochs = -(-(wanted - len(rows)) // len(dataset))  # as many more as it takes, rounded up
+        rows = np.concatenate([rows, *(rng.permutation(len(dataset)) for _ in range(epochs))])
         taken, rows = rows[:wanted].reshape(block, -1), rows[wanted:]
         yield PairBlock(dataset.chosen[taken], dataset.rejected[taken])
 

@@ -51,7 +51,7 @@ def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = 
 
     Args:
         jobs: pairs of a problem and an objective; all problems have the same number of classes.
-        progress: called with the number of steps taken so far, at each record.
+        progress: called with the number of steps taken so far, at each record after the first.
         **settings: the fields of `Settings`; `seed` may be one number, or one for each job.
 
     Returns:

@@ -92,7 +92,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """Every recorded quantity, by name.
 
-`loss`: the expected loss. `js_target`, `js_did`: JS(π*‖π), JS(q‖π). `kl_target_policy`, `kl_policy_target`:
+`loss`: the expected loss, over the problem's pairs, or over the dataset when one is trained on; `accuracy` likewise;
+all others refer to the problem. `js_target`, `js_did`: JS(π*‖π), JS(q‖π). `kl_target_policy`, `kl_policy_target`:
 KL(π*‖π), KL(π‖π*). `log_pi_chosen`, `log_pi_rejected`: E log π(y_w), E log π(y_l). `margin`: the mean
 log-ratio margin E[h_w − h_l]. `accuracy`: how often the implicit reward ranks a pair as labelled.
 `did_entropy`: H(q_{π/π_ref}) of the current policy.
