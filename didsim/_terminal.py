@@ -17,7 +17,7 @@ from didsim._checks import POSITIVE, Interval, check_integer, parse_number
 from didsim.errors import DidsimError
 
 SCHEMA_VERSION = 1
-INTERRUPTED, TERMINATED, BUG = 130, 143, 3
+INTERRUPTED, TERMINATED, BUG, RESOURCE = 130, 143, 3, 7
 
 
 class Number(click.ParamType):
@@ -123,29 +123,54 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal has no β
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = command.main(args=arguments, prog_name="didsim", standalone_mode=False, auto_envvar_prefix="DIDSIM")
-        sys.stdout.flush()
+        code = _invoke(command, list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         code = 0
     except (click.Abort, KeyboardInterrupt):
         code = _fail("Interrupted. What was finished is kept; the same command continues.", INTERRUPTED)
+    except _Terminated:
+        code = _fail("Terminated. What was finished is kept; the same command continues.", TERMINATED)
     except click.ClickException as error:
         hint = f"\nTry '{error.ctx.command_path} --help'." if isinstance(error, click.UsageError) and error.ctx else ""
         code = _fail(f"Error: {error.format_message()}{hint}", 2)
     except DidsimError as error:
         code = _fail(f"Error: {error}", error.exit_code)
+    except OSError as error:
+        _discard_stdout()
+        code = _fail(f"Error: {error.strerror or error}: {error.filename or 'standard output'}.", RESOURCE)
     except Exception as error:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             traceback.print_exc()
         text = f"This is a bug in didsim: {type(error).__name__}: {error}. Add -v to see where, and please report it."
         code = _fail(text, BUG)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _invoke(command: click.Command, arguments: list[str]) -> int:
+    """Run a command; click's own `main` is not used, since it ends a broken pipe with 1."""
+    try:
+        with command.make_context("didsim", arguments, auto_envvar_prefix="DIDSIM") as ctx:
+            command.invoke(ctx)
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    finally:
+        if sys.stdout is not None:  # it is None when the caller has closed it
+            sys.stdout.flush()
+    return 0
+
+
+def _discard_stdout() -> None:
+    """Send what is still buffered for standard output nowhere, so that the interpreter's own flush does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+class _Terminated(BaseException):
+    """The process was asked to end; like KeyboardInterrupt, nothing on the way may take it for its own failure."""
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    click.echo("Terminated. What was finished is kept; the same command continues.", err=True)
-    sys.exit(TERMINATED)
+    raise _Terminated
 
 
 def _fail(text: str, code: int) -> int:

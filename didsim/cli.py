@@ -275,6 +275,9 @@ def reproduce(
         names = list(dict.fromkeys(experiments)) or list(known_experiments() if every else MAIN)
         loaded = [load_experiment(name) for name in names]
         plans = [(item, item.spec.version(quick=quick, num_seeds=seeds)) for item in loaded]
+    ids = [spec.id for _, spec in plans]
+    if len(set(ids)) < len(ids):
+        raise click.UsageError(f"Two experiments have the same id: {', '.join(sorted(ids))}. Run them one at a time.")
     cells = {spec.id: plan_cells(item, spec, out) for item, spec in plans}
     if dry_run:
         rows = [

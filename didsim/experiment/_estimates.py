@@ -24,11 +24,13 @@ def bootstrap_mean(values: FloatArray, level: float = 0.95) -> tuple[FloatArray,
     flat = np.asarray(values, dtype=np.float64).reshape(count, -1)
     # resampling n rows with replacement and averaging is a product with multinomial counts
     counts = np.random.default_rng(0).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)
-    means = (counts / count) @ flat
+    first = flat[0]  # everything is taken relative to it, so that equal rows leave no width by rounding
+    mean = first + (flat - first).mean(axis=0)
+    means = first + (counts / count) @ (flat - first)
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
     shape = np.shape(values)[1:]
-    return flat.mean(axis=0).reshape(shape), low.reshape(shape), high.reshape(shape)
+    return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
 def mean_bands(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
@@ -43,7 +45,7 @@ def mean_bands(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
         One row per point: the columns `by`, then mean, lo, hi, n, band.
     """
     wide = rows.pivot_table(index="seed", columns=by, values=value, aggfunc="first", observed=True, sort=False)
-    if wide.isna().to_numpy().any():
+    if rows[value].isna().to_numpy().any() or wide.isna().to_numpy().any():
         raise ValueError(f"Some seeds lack values of {value}: runs diverged, or the cells are incomplete.")
     mean, low, high = bootstrap_mean(wide.to_numpy())
     points = wide.columns.to_frame(index=False)

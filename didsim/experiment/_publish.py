@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,22 @@ MAX_CSV_BYTES = 100 * 2**20
 def publish(experiment: Experiment, spec: Spec, rows: pd.DataFrame, out: Path) -> list[Path]:
     """Summarise rows, and write the CSV, the figure in all formats and the manifest; return their paths."""
     csv = out / f"{spec.id}.csv"
-    content = experiment.module.summarise(rows).to_csv(index=False, lineterminator="\n").encode()
+    with _blaming(f"summarise of {experiment.path} failed"):
+        content = experiment.module.summarise(rows).to_csv(index=False, lineterminator="\n").encode()
     write_atomic(csv, content)
     figures = redraw(csv, experiment, spec, FORMATS)
     manifest = out / f"{spec.id}.json"
     write_atomic(manifest, _manifest(spec, content))
     return [*figures, csv, manifest]
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Say which file or function is at fault: the user's experiment or CSV, not didsim."""
+    try:
+        yield
+    except Exception as error:
+        raise BadDataError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str], style: str = "paper") -> list[Path]:
@@ -42,7 +53,7 @@ def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str]
     frame = read_csv(csv)
     paths = []
     for name in formats:
-        try:
+        with _blaming(f"{csv} cannot be drawn as {spec.id}"):
             content = render(
                 lambda axes: experiment.module.draw(frame, axes),
                 spec.panels,
@@ -52,8 +63,6 @@ def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str]
                 spec.title,
                 spec.alt,
             )
-        except (KeyError, AttributeError) as error:
-            raise BadDataError(f"{csv} is not the CSV of {spec.id}: it has no {error}.") from error
         paths.append(csv.with_suffix(f".{name}"))
         write_atomic(paths[-1], content)
     return paths
@@ -64,7 +73,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     try:
         if path.stat().st_size > MAX_CSV_BYTES:
             raise BadDataError(f"{path} is larger than {MAX_CSV_BYTES // 2**20} MiB.")
-        frame = pd.read_csv(io.BytesIO(path.read_bytes()), keep_default_na=False, float_precision="round_trip")
+        frame = pd.read_csv(io.BytesIO(path.read_bytes()), keep_default_na=False)
     except (OSError, ValueError) as error:
         raise BadDataError(f"Cannot read {path}: {error}") from error
     if frame.empty:

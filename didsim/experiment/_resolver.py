@@ -69,4 +69,6 @@ def _load(path: Path) -> Experiment:
     missing = [name for name in NAMES if not hasattr(module, name)]
     if missing:
         raise BadDataError(f"{path} lacks {', '.join(missing)}. An experiment file defines {', '.join(NAMES)}.")
+    if not isinstance(module.SPEC, Spec):
+        raise BadDataError(f"SPEC of {path} must be a didsim.experiment.Spec; got {type(module.SPEC).__name__}.")
     return Experiment(path, module.SPEC, module)

@@ -1,7 +1,7 @@
 """Running the cells of experiments: in parallel, resumable, each with one thread whatever the number of jobs."""
 
+import ast
 import hashlib
-import inspect
 import multiprocessing
 import os
 import platform
@@ -45,9 +45,26 @@ class Cell:
 
 def plan_cells(experiment: Experiment, spec: Spec, out: Path) -> list[Cell]:
     """Return the cells of an experiment, with the places of their files."""
-    code = code_version() + hashlib.sha256(inspect.getsource(experiment.module.run_cell).encode()).hexdigest()
+    code = code_version() + computing_source(experiment.path)
     folder = out / "cells" / spec.id
     return [Cell(experiment, params, folder / f"{cell_key(spec.id, params, code)}.json.gz") for params in spec.cells()]
+
+
+def computing_source(path: Path) -> str:
+    """Return the part of an experiment file that its cells depend on: all but the plan, the summary and the drawing."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kept = [node for node in tree.body if not _AFTERWARDS & _names(node)]
+    return ast.unparse(ast.Module(kept, type_ignores=[]))
+
+
+_AFTERWARDS = {"SPEC", "summarise", "draw"}
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement of a module defines, as far as an experiment file goes."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    return {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
 
 
 @cache
@@ -87,7 +104,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, report: Callable[[Cell, str], No
             pending.append(cell)
     failures = []
     for cell, outcome in _run_in_process(pending) if min(jobs, len(pending)) <= 1 else _run_in_pool(pending, jobs):
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             failures.append(f"{cell.experiment.spec.id} {_short(cell.params)}: {outcome!r}")
             report(cell, failures[-1])
         else:
@@ -100,23 +117,24 @@ def run_cells(cells: Sequence[Cell], jobs: int, report: Callable[[Cell, str], No
         )
 
 
-def _run_in_process(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes | Exception]]:
+Outcome = tuple[Cell, bytes | BaseException]
+
+
+def _run_in_process(cells: Sequence[Cell]) -> Iterator[Outcome]:
     for cell in cells:
         try:
             yield cell, _run(cell.experiment, cell.params)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an experiment that calls sys.exit has failed like any other
             yield cell, error
 
 
-def _run_in_pool(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, bytes | Exception]]:
+def _run_in_pool(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_leave_with_parent)
     try:
         futures = {pool.submit(_run_file, str(cell.experiment.path), cell.params): cell for cell in cells}
         for future in as_completed(futures):
-            error = future.exception()
-            outcome = error if isinstance(error, Exception) else future.result()
-            yield futures[future], outcome
+            yield futures[future], future.exception() or future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():

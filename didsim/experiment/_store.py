@@ -111,6 +111,7 @@ def encode_cell(rows: pd.DataFrame) -> bytes:
 def decode_cell(content: bytes) -> pd.DataFrame | None:
     """Decode rows; None if the file is damaged."""
     try:
-        return pd.DataFrame(json.loads(gzip.decompress(content)))
+        columns = json.loads(gzip.decompress(content))
+        return pd.DataFrame(columns) if isinstance(columns, dict) else None
     except (OSError, EOFError, ValueError, zlib.error):
         return None

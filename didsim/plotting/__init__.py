@@ -1,5 +1,6 @@
 """Drawing on DataFrames: styles, curves with bands, and files with reproducible bytes."""
 
+from didsim.plotting import _backend  # noqa: F401 - must come before anything that imports matplotlib
 from didsim.plotting._curves import draw_band, draw_objectives, label_ends, spread
 from didsim.plotting._render import FORMATS, render
 from didsim.plotting._style import OBJECTIVE_LOOK, OKABE_ITO, STYLES
