@@ -18,7 +18,7 @@ SPEC = Spec(
         "neither the initial policy nor the number of steps: here training starts at the uniform policy, since this "
         "reward knows no reference, and takes 20 000 steps, by which all curves are level."
     ),
-    alt="Four curves on a logarithmic scale, one per temperature, all falling below 1e-4 nats and levelling off there.",
+    alt="Four curves on a logarithmic scale, one per temperature, all falling to about 1e-4 nats or below and levelling off.",
     axes={"tau": (0.5, 0.8, 2.0, 4.0)},
     batch={"seed": seeds(20)},
     constants={"num_classes": 32, "steps": 20000, "record_every": 400},
@@ -60,11 +60,10 @@ def draw(df, axes):
     axis.set_yscale("log")
     colours = (OKABE_ITO[6], OKABE_ITO[1], OKABE_ITO[5], OKABE_ITO[3])
     lines = (":", (0, (4, 1.2, 1, 1.2)), "-", (0, (4, 1.5)))
-    ends = []
     for (name, points), colour, line in zip(df.groupby("series", sort=False), colours, lines, strict=True):
-        draw_band(axis, points, color=colour, linestyle=line)
-        ends.append((points["x"].max(), points["mean"].iloc[-1], str(name), colour))
+        draw_band(axis, points, color=colour, linestyle=line, label=str(name))
     axis.margins(x=0)
-    label_ends(axis, ends)
+    axis.locator_params(axis="x", nbins=5)
+    label_ends(axis)
     axis.set_xlabel("training step")
     axis.set_ylabel("JS(q‖π) [nats]")

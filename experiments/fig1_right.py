@@ -1,7 +1,7 @@
 """Figure 1, right, of the DID paper: which objective comes nearest to the target policy, for τ = 4."""
 
 from didsim.experiment import Spec, mean_bands, seeds, select_tuned, train_grid
-from didsim.plotting import draw_objectives
+from didsim.plotting import draw_objectives, label_ends
 
 SPEC = Spec(
     id="fig1_right",
@@ -15,7 +15,7 @@ SPEC = Spec(
     ),
     alt="Five curves on a logarithmic scale: DPO falls two orders of magnitude below the four others.",
     axes={"seed": seeds(20)},
-    batch={"tau": (4.0,), "objective": ("dpo", "slic", "orpo", "simpo", "cal_dpo")},
+    batch={"taus": (4.0,), "objectives": ("dpo", "slic", "orpo", "simpo", "cal_dpo")},
     constants={"num_classes": 32, "steps": 6000, "record_every": 100},
     quick={"seed": seeds(3), "steps": 2000},
     size=(3.4, 2.5),
@@ -26,14 +26,7 @@ SPEC = Spec(
 
 def run_cell(params):
     """Train the whole grid of one seed as one batch."""
-    return train_grid(
-        params["objective"],
-        params["tau"],
-        params["seed"],
-        num_classes=params["num_classes"],
-        steps=params["steps"],
-        record_every=params["record_every"],
-    )
+    return train_grid(**params)
 
 
 def summarise(df):
@@ -49,5 +42,6 @@ def draw(df, axes):
     """Draw all objectives in one panel."""
     axis = axes[0, 0]
     draw_objectives(axis, df)
+    label_ends(axis)
     axis.set_xlabel("training step")
     axis.set_ylabel("JS(π*‖π) [nats]")

@@ -75,13 +75,11 @@ def draw(df, axes):
         points = rows[rows["quantity"] == "probability"]
         axis.set_yscale("log")
         axis.set_xlim(0.5, points["x"].max() + 0.5)
-        ends = []
         for name, curve in points.groupby("series", sort=False):
             colour, line, label = looks[str(name)]
-            draw_band(axis, curve, color=colour, linestyle=line)
-            ends.append((curve["x"].max(), curve["mean"].iloc[-1], label, colour))
+            draw_band(axis, curve, color=colour, linestyle=line, label=label)
         _shade_losers(axis, points)
-        label_ends(axis, ends)
+        label_ends(axis)
         entropies = rows[rows["quantity"] == "entropy"].set_index("series")["mean"]
         sign = "<" if entropies["did"] < entropies["reference"] else ">"
         title = rf"H(q) = {entropies['did']:.2f} {sign} H($\pi_{{\mathrm{{ref}}}}$) = {entropies['reference']:.2f}"

@@ -1,7 +1,7 @@
 """Figure 7 of the DID paper: which objective comes nearest to the target policy, for four temperatures."""
 
 from didsim.experiment import RULES, Spec, mean_bands, seeds, select_tuned, train_grid
-from didsim.plotting import draw_objectives
+from didsim.plotting import draw_objectives, label_ends
 
 SPEC = Spec(
     id="fig7",
@@ -23,7 +23,7 @@ SPEC = Spec(
         "below SLiC, ORPO, SimPO and Cal-DPO, which level off early or rise again."
     ),
     axes={"seed": seeds(20)},
-    batch={"tau": (0.5, 0.8, 2.0, 4.0), "objective": ("dpo", "slic", "orpo", "simpo", "cal_dpo")},
+    batch={"taus": (0.5, 0.8, 2.0, 4.0), "objectives": ("dpo", "slic", "orpo", "simpo", "cal_dpo")},
     constants={"num_classes": 32, "steps": 6000, "record_every": 100},
     quick={"seed": seeds(3), "steps": 2000},
     panels=(2, 4),
@@ -35,14 +35,7 @@ SPEC = Spec(
 
 def run_cell(params):
     """Train the whole grid of one seed as one batch."""
-    return train_grid(
-        params["objective"],
-        params["tau"],
-        params["seed"],
-        num_classes=params["num_classes"],
-        steps=params["steps"],
-        record_every=params["record_every"],
-    )
+    return train_grid(**params)
 
 
 def summarise(df):
@@ -67,3 +60,5 @@ def draw(df, axes):
             axis.set_ylabel(f"JS(π*‖π) [nats]\nbest by {RULES[row]}")
         else:
             axis.tick_params(labelleft=False)
+    for axis in axes.flat:
+        label_ends(axis)

@@ -51,21 +51,20 @@ def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str]
         BadDataError: if the file is missing, empty or not the CSV of this figure.
     """
     frame = read_csv(csv)
-    paths = []
-    for name in formats:
-        with _blaming(f"{csv} cannot be drawn as {spec.id}"):
-            content = render(
-                lambda axes: experiment.module.draw(frame, axes),
-                spec.panels,
-                spec.size,
-                name,
-                style,
-                spec.title,
-                spec.alt,
-            )
-        paths.append(csv.with_suffix(f".{name}"))
-        write_atomic(paths[-1], content)
-    return paths
+    with _blaming(f"{csv} cannot be drawn as {spec.id}"):
+        files = render(
+            lambda axes: experiment.module.draw(frame, axes),
+            spec.panels,
+            spec.size,
+            formats,
+            style,
+            spec.title,
+            spec.alt,
+        )
+    paths = {name: csv.with_suffix(f".{name}") for name in formats}
+    for name, content in files.items():
+        write_atomic(paths[name], content)
+    return list(paths.values())
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -25,31 +25,44 @@ def draw_band(axes: Axes, points: pd.DataFrame, **look: Any) -> None:
     axes.fill_between(points["x"], points["lo"], points["hi"], color=look["color"], alpha=BAND_ALPHA, linewidth=0)
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], gap_points: float = 8.0) -> None:
-    """Write labels to the right of curves' ends, moved apart where they would overlap.
+def draw_objectives(axes: Axes, points: pd.DataFrame) -> None:
+    """Draw one curve with its band for each objective in the column `series`, log scale upwards."""
+    axes.set_yscale("log")
+    for name, curve in points.groupby("series", sort=False):
+        colour, line, label = OBJECTIVE_LOOK[str(name)]
+        draw_band(axes, curve, color=colour, linestyle=line, label=label)
+    axes.margins(x=0)
+
+
+def label_ends(axes: Axes, gap_points: float = 8.0) -> None:
+    """Write the label of each line to the right of its end, moved apart where labels would overlap.
 
     Args:
-        axes: where the curves are; its limits must be final.
-        ends: for each curve, x and y of its end, the label and the colour.
+        axes: where the lines are; its limits must be final.
         gap_points: the least distance between two labels, in points.
     """
-    ordered = sorted(ends, key=lambda end: end[1])
-    figure = axes.get_figure(root=True)
-    assert figure is not None  # axes are drawn on a figure
-    figure.draw_without_rendering()  # fixes the layout, and with it the height of the axes
-    height = axes.get_window_extent().height * 72.0 / figure.dpi
-    wanted = [_height_of(axes, y) * height for _, y, _, _ in ordered]
-    for (x, y, label, colour), place, natural in zip(ordered, spread(wanted, gap_points), wanted, strict=True):
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    wanted = {line: _height_of(axes, float(np.asarray(line.get_ydata())[-1])) for line in lines}
+    ordered = sorted(lines, key=lambda line: wanted[line])
+    places = spread([wanted[line] for line in ordered], gap_points / _points_high(axes))
+    for line, place in zip(ordered, places, strict=True):
         axes.annotate(
-            label,
-            (x, y),
-            xytext=(3.0, place - natural),
+            str(line.get_label()),
+            (1.0, place),
+            xycoords="axes fraction",
+            xytext=(3.0, 0.0),
             textcoords="offset points",
-            color=colour,
+            color=line.get_color(),
             va="center",
-            ha="left",
-            annotation_clip=False,
         )
+
+
+def _points_high(axes: Axes) -> float:
+    """Return about how high the axes will be: laying the figure out to know it exactly takes a second a panel."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None  # axes are drawn on a figure,
+    assert place is not None  # in a grid of panels
+    return 0.75 * 72.0 * figure.get_figheight() / place.get_gridspec().nrows
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
@@ -70,16 +83,3 @@ def _height_of(axes: Axes, y: float) -> float:
     if axes.get_yscale() == "log":
         low, high, y = np.log(low), np.log(high), np.log(y)
     return (y - low) / (high - low)
-
-
-def draw_objectives(axes: Axes, points: pd.DataFrame) -> None:
-    """Draw one labelled curve with its band for each objective in the column `series`, log scale upwards."""
-    axes.set_yscale("log")
-    ends = []
-    for name, curve in points.groupby("series", sort=False):
-        colour, line, label = OBJECTIVE_LOOK[str(name)]
-        draw_band(axes, curve, color=colour, linestyle=line)
-        last = curve.loc[curve["x"].idxmax()]
-        ends.append((last["x"], last["mean"], label, colour))
-    axes.margins(x=0)
-    label_ends(axes, ends)

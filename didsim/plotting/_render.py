@@ -1,7 +1,7 @@
 """From a drawing function to the bytes of a file: same input, same bytes, and no pyplot."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -23,18 +23,18 @@ def render(
     draw: Callable[[np.ndarray], None],
     panels: tuple[int, int],
     size: tuple[float, float],
-    file_format: str,
+    formats: Sequence[str],
     style: str = "paper",
     title: str = "",
     alt: str = "",
-) -> bytes:
-    """Draw a figure and return its file.
+) -> dict[str, bytes]:
+    """Draw a figure once, and return its file in each format.
 
     Args:
         draw: draws on an array of axes, of the shape `panels`.
         panels: rows and columns.
         size: width and height in inches.
-        file_format: "svg", "pdf" or "png".
+        formats: some of "svg", "pdf", "png".
         style: "paper" or "slides".
         title: the title of the file, for readers that show it.
         alt: a description for those who cannot see the figure.
@@ -42,11 +42,15 @@ def render(
     with figure_style(style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots(*panels, squeeze=False))
-        metadata = {**_METADATA[file_format], "Title": title}
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=file_format, metadata=metadata)
-    content = buffer.getvalue()
-    return _described(content, title, alt) if file_format == "svg" else content
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is found; finding it again for each format is slow
+        return {name: _saved(figure, name, title, alt) for name in formats}
+
+
+def _saved(figure: Figure, file_format: str, title: str, alt: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, metadata={**_METADATA[file_format], "Title": title})
+    return _described(buffer.getvalue(), title, alt) if file_format == "svg" else buffer.getvalue()
 
 
 def _described(svg: bytes, title: str, alt: str) -> bytes:
