@@ -23,7 +23,7 @@ def entropy(p: Distribution) -> FloatArray:
     0.693147
     """
     policy = as_policy(p)
-    return -expectation(policy.probs, policy.log_probs)
+    return 0.0 - expectation(policy.probs, policy.log_probs)  # not −Σ: certainty has entropy 0, not −0
 
 
 def kl(p: Distribution, q: Distribution) -> FloatArray:
@@ -74,6 +74,7 @@ def renyi(p: Distribution, q: Distribution, alpha: float) -> FloatArray:
     if order == 1.0:
         return kl(p, q)
     # Σ p^α q^(1−α) = Σ p e^x with x = (1−α) log(q/p), and near 1 it is 1 + Σ p (e^x − 1)
+    log_p, log_q = np.broadcast_arrays(log_p, log_q)
     supported = log_p > -np.inf
     x = (1.0 - order) * np.subtract(log_q, log_p, out=np.zeros(supported.shape), where=supported)
     near = np.clip(x, -1.0, 1.0)

@@ -173,18 +173,18 @@ class PreferenceDataset:
 
 def _as_classes(name: str, values: ArrayLike, num_classes: int) -> IntArray:
     check_integer("num_classes", num_classes, 1, MAX_CLASSES)
-    rows = values.tolist() if isinstance(values, np.ndarray) and values.dtype.kind not in "iu" else values
     try:
-        shape = np.shape(rows)
+        shape = np.shape(values)
     except ValueError as error:
         raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", "a ragged list")) from error
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", shape))
-    if isinstance(rows, Sequence):  # a list: look before numpy turns True into 1, and 3.0 into a float like others
-        for row, value in enumerate(rows):
+    if np.asarray(values).dtype.kind not in "iu" or isinstance(values, Sequence):
+        # a look at each, before numpy turns True into 1, or 3.0 and its neighbours into floats
+        for row, value in enumerate(values.tolist() if isinstance(values, np.ndarray) else list(values)):  # type: ignore[arg-type]
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise TypeError(message(f"{name}[{row}]", "a whole number", value))
-    classes = np.array(rows)
+    classes = np.array(values)
     outside = np.flatnonzero((classes < 0) | (classes >= num_classes))
     if outside.size:
         row = int(outside[0])

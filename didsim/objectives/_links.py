@@ -39,7 +39,7 @@ LOGISTIC_WITH_TARGET_MARGIN = Link(
 
 
 WEIGHTED_LOGISTIC = Link(
-    value=lambda margin, *, lam: lam * softplus_neg(margin),
+    value=lambda margin, *, lam: scaled(lam, softplus_neg(margin)),
     slope=lambda margin, *, lam: -lam * margin.neg().sigmoid_(),
 )
 """λ S(m)."""

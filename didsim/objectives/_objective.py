@@ -8,6 +8,7 @@ loss of a batch, the K × K table of the population loss, and their gradients.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -200,10 +201,19 @@ def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjectiv
     stacked = {
         name: value
         if isinstance(value, str)
-        else torch.tensor([float(loss.hyperparameters[name]) for loss in losses], dtype=dtype)[:, None, None]
+        else _column(name, [float(loss.hyperparameters[name]) for loss in losses], dtype)
         for name, value in first.hyperparameters.items()
     }
     return BoundObjective(first.objective, stacked)
+
+
+def _column(name: str, values: list[float], dtype: torch.dtype) -> Tensor:
+    """Return one value per run, [R, 1, 1]; refuse what the dtype would turn into 0 or infinity."""
+    column = torch.tensor(values, dtype=dtype)
+    for value, held in zip(values, column.tolist(), strict=True):
+        if math.isinf(held) or (value != 0.0 and held == 0.0):
+            raise ValueError(message(name, f"a number that {dtype} can hold", value, 'Use dtype="float64".'))
+    return column[:, None, None]
 
 
 def group_key(loss: BoundObjective) -> tuple[str, ...]:

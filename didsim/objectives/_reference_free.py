@@ -23,7 +23,7 @@ from torch import Tensor
 
 from didsim._checks import NON_NEGATIVE, POSITIVE, REAL
 from didsim.objectives._links import HINGE, LOGISTIC_WITH_TARGET_MARGIN, WEIGHTED_LOGISTIC
-from didsim.objectives._math import log1mexp
+from didsim.objectives._math import log1mexp, scaled
 from didsim.objectives._objective import Objective, Parameter
 from didsim.objectives._pairs import Responses
 
@@ -45,7 +45,7 @@ def scaled_mean_log_pi(y: Responses, *, beta: float | Tensor) -> Tensor:
 
 def weighted_nll(y: Responses, *, lam: float | Tensor) -> Tensor:
     """−λ log π."""
-    return -lam * y.log_pi
+    return scaled(lam, -y.log_pi)
 
 
 def mean_nll(y: Responses) -> Tensor:

@@ -1,0 +1,1 @@
+"""Independent high-precision oracles: plain mpmath loops that share no helper with the package."""
