@@ -6,6 +6,7 @@ the link's slope is needed on the K × K table, and everything else lives on the
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -53,26 +54,25 @@ def plain_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Ten
     return torch.autograd.grad(total, leaf)[0]
 
 
+@torch.no_grad()
 def fused_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
-    """Return d loss / d logits of every run, [R, K], from slopes on pairs and scores on classes."""
+    """Return d loss / d logits of every run, [R, K], from slopes on pairs and on classes."""
     log_pi = torch.log_softmax(logits, dim=1)
-    leaves = [log_pi[group.rows].unsqueeze(-1).requires_grad_() for group in groups]
-    terms = [_terms(group, group.responses(leaf), weights) for group, leaf in zip(groups, leaves, strict=True)]
-    outputs, cotangents = zip(*(term for group_terms in terms for term in group_terms), strict=True)
-    # one joined output, since the cost of automatic differentiation grows with their number
-    by_log_pi = torch.cat(torch.autograd.grad(torch.cat(outputs), leaves, torch.cat(cotangents))).squeeze(-1)
+    columns = log_pi.unsqueeze(-1)
+    by_log_pi = torch.cat([_by_log_pi(group, group.responses(columns[group.rows]), weights) for group in groups])
+    by_log_pi = by_log_pi.squeeze(-1)
     # log π = θ − log Σ e^θ, hence d/dθ = d/d log π − π · Σ d/d log π
     return by_log_pi.addcmul_(log_pi.exp_(), by_log_pi.sum(dim=1, keepdim=True), value=-1.0)
 
 
-def _terms(group: Group, responses: Responses, weights: Weights) -> list[tuple[Tensor, Tensor]]:
-    """Return each quantity on classes that the loss depends on, with the derivative of the loss by it."""
+def _by_log_pi(group: Group, responses: Responses, weights: Weights) -> Tensor:
+    """Return the derivative of the expected loss of each run by log π of each class, [R, K, 1]."""
     loss, record, terms = group.loss, group.loss.objective, []
     if record.score is not None:
-        scores = loss.score(responses)
-        terms.append((scores, weights.slope_sums(loss, scores.detach(), group.streams)))
+        slopes = weights.slope_sums(loss, loss.score(responses), group.streams)
+        terms.append(loss.pull_back(record.score, responses, slopes))
     if record.chosen_anchor is not None:
-        terms.append((loss.chosen_anchor(responses), weights.chosen(group.streams)))
+        terms.append(loss.pull_back(record.chosen_anchor, responses, weights.chosen(group.streams)))
     if record.rejected_anchor is not None:
-        terms.append((loss.rejected_anchor(responses), weights.rejected(group.streams)))
-    return terms
+        terms.append(loss.pull_back(record.rejected_anchor, responses, weights.rejected(group.streams)))
+    return reduce(torch.add, terms)

@@ -32,36 +32,41 @@ from torch import Tensor
 
 from didsim._checks import POSITIVE, Interval
 from didsim.objectives._links import LOGISTIC, SMOOTHED_LOGISTIC
-from didsim.objectives._objective import Objective, Parameter
+from didsim.objectives._objective import Objective, Parameter, slope
 from didsim.objectives._pairs import Responses
 from didsim.objectives._priors import PRIORS
 
 
+@slope(lambda y, *, beta: beta)
 def scaled_log_ratio(y: Responses, *, beta: float | Tensor) -> Tensor:
     """β h."""
     return beta * y.log_ratio
 
 
+@slope(lambda y: 1.0)
 def log_ratio(y: Responses) -> Tensor:
     """The log-ratio h, without β."""
     return y.log_ratio
 
 
+@slope(lambda y, *, beta: beta)
 def scaled_log_pi(y: Responses, *, beta: float | Tensor) -> Tensor:
     """β log π."""
     return beta * y.log_pi
 
 
 def information(y: Responses, *, alpha: float | Tensor, prior: str) -> Tensor:
-    """α (log π − log ζ)."""
+    """α (log π − log ζ); no slope is written down, since ζ may contain π."""
     return alpha * (y.log_pi - PRIORS[prior].log_zeta(y))
 
 
+@slope(lambda y, *, beta, calibration_weight: 2.0 * calibration_weight * (y.log_ratio - 0.5 / beta))
 def chosen_calibration(y: Responses, *, beta: float | Tensor, calibration_weight: float | Tensor) -> Tensor:
     """(h − 1/(2β))², weighted."""
     return calibration_weight * (y.log_ratio - 0.5 / beta) ** 2
 
 
+@slope(lambda y, *, beta, calibration_weight: 2.0 * calibration_weight * (y.log_ratio + 0.5 / beta))
 def rejected_calibration(y: Responses, *, beta: float | Tensor, calibration_weight: float | Tensor) -> Tensor:
     """(h + 1/(2β))², weighted."""
     return calibration_weight * (y.log_ratio + 0.5 / beta) ** 2

@@ -29,3 +29,8 @@ def log1mexp(x: Tensor) -> Tensor:
     close = torch.where(near, x, -1.0)
     far = torch.where(near, -1.0, x)
     return torch.where(near, torch.log(-torch.expm1(close)), torch.log1p(-torch.exp(far)))
+
+
+def log1mexp_slope(x: Tensor) -> Tensor:
+    """Return d log(1 − e^x) / dx = −e^x / (1 − e^x) = −1 / expm1(−x); 0 at x = 0, as in `log1mexp`."""
+    return torch.where(x < 0, -1.0 / torch.expm1(-x), 0.0)

@@ -10,7 +10,7 @@ loss of a batch, the K × K table of the population loss, and their gradients.
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,6 +23,20 @@ from didsim.objectives._pairs import Pairs, Responses
 
 Part = Callable[..., Tensor]
 """``part(responses, **hyperparameters)``: one number for each response."""
+
+
+def slope(derivative: Callable[..., Tensor | float]) -> Callable[[Part], Part]:
+    """Attach to a part its derivative by log π, of the same arguments.
+
+    It spares the engine automatic differentiation, and the tests hold it against that. A part without one works
+    all the same.
+    """
+
+    def attach(part: Part) -> Part:
+        part.slope = derivative  # type: ignore[attr-defined]
+        return part
+
+    return attach
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,9 @@ class Objective:
     def pieces(self) -> list[Callable[..., Tensor]]:
         """The functions that make up the loss."""
         link = (self.link.value, self.link.slope) if self.link else ()
-        parts = (self.score, *link, self.chosen_anchor, self.rejected_anchor)
-        return [piece for piece in parts if piece is not None]
+        parts = (self.score, self.chosen_anchor, self.rejected_anchor)
+        slopes = (getattr(part, "slope", None) for part in parts)
+        return [piece for piece in (*parts, *link, *slopes) if piece is not None]
 
     def bind(self, **hyperparameters: Any) -> "BoundObjective":
         """Bind hyperparameters: numbers, names, or tensors [R, 1, 1] that hold one value per run.
@@ -178,11 +193,28 @@ class BoundObjective:
         values = "".join(f", {name}={value!r}" for name, value in self.hyperparameters.items())
         return f"objective({self.name!r}{values})"
 
+    def pull_back(self, part: Part, responses: Responses, weights: Tensor) -> Tensor:
+        """Return Σ w · d part / d log π for each response: by the part's slope, or by automatic differentiation."""
+        derivative = getattr(part, "slope", None)
+        if derivative is not None:
+            return self._bound(derivative)(responses) * weights
+        with torch.enable_grad():
+            leaf = responses.log_pi.detach().requires_grad_()
+            values = self._bound(part)(replace(responses, log_pi=leaf))
+        return torch.autograd.grad(values, leaf, weights)[0]
+
     def _bound(self, piece: Part | None) -> Part:
         """Bind the hyperparameters that a piece takes; a piece that is not there is 0."""
         if piece is None:
             return _zero
-        return partial(piece, **{name: self.hyperparameters[name] for name in _keywords(piece)})
+        if piece not in self._partials:
+            taken = {name: self.hyperparameters[name] for name in _keywords(piece)}
+            self._partials[piece] = partial(piece, **taken)
+        return self._partials[piece]
+
+    @cached_property
+    def _partials(self) -> dict[Part, Part]:
+        return {}
 
 
 def _zero(x: Responses | Tensor) -> Tensor:
@@ -228,4 +260,4 @@ def _keywords(piece: Callable[..., Tensor]) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
-__all__ = ["BoundObjective", "Objective", "Parameter", "Part", "group_key", "stack"]
+__all__ = ["BoundObjective", "Objective", "Parameter", "Part", "group_key", "slope", "stack"]

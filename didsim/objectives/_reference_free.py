@@ -23,31 +23,36 @@ from torch import Tensor
 
 from didsim._checks import NON_NEGATIVE, POSITIVE, REAL
 from didsim.objectives._links import HINGE, LOGISTIC_WITH_TARGET_MARGIN, WEIGHTED_LOGISTIC
-from didsim.objectives._math import log1mexp, scaled
-from didsim.objectives._objective import Objective, Parameter
+from didsim.objectives._math import log1mexp, log1mexp_slope, scaled
+from didsim.objectives._objective import Objective, Parameter, slope
 from didsim.objectives._pairs import Responses
 
 
+@slope(lambda y: 1.0)
 def log_pi(y: Responses) -> Tensor:
     """Log π."""
     return y.log_pi
 
 
+@slope(lambda y: (1.0 - log1mexp_slope(y.mean_log_pi)) / y.length)
 def log_odds(y: Responses) -> Tensor:
     """Log p/(1 − p) of p = π^(1/|y|)."""
     return y.mean_log_pi - log1mexp(y.mean_log_pi)
 
 
+@slope(lambda y, *, beta: beta / y.length)
 def scaled_mean_log_pi(y: Responses, *, beta: float | Tensor) -> Tensor:
     """β log π / |y|."""
     return beta * y.mean_log_pi
 
 
+@slope(lambda y, *, lam: -lam)
 def weighted_nll(y: Responses, *, lam: float | Tensor) -> Tensor:
     """−λ log π."""
     return scaled(lam, -y.log_pi)
 
 
+@slope(lambda y: -1.0 / y.length)
 def mean_nll(y: Responses) -> Tensor:
     """−log π / |y|."""
     return -y.mean_log_pi
