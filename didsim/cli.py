@@ -11,7 +11,20 @@ from typing import Any, NoReturn
 import click
 
 from didsim import __version__
-from didsim._terminal import Number, Whole, common_options, emit, flag, run, say, table, usage_errors
+from didsim._terminal import (
+    SCHEMA_VERSION,
+    Number,
+    Whole,
+    common_options,
+    emit,
+    flag,
+    parse_number,
+    run,
+    say,
+    table,
+    usage_errors,
+)
+from didsim.errors import BadDataError
 
 WELCOME = """didsim: a laboratory for the theory of direct preference optimisation.
 
@@ -45,7 +58,7 @@ def command(*examples: str, **settings: Any) -> Any:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="didsim")
+@click.version_option(__version__, prog_name="didsim", allow_from_autoenv=False)
 @common_options
 @click.pass_context
 def cli(ctx: click.Context) -> None:
@@ -194,14 +207,12 @@ def train(
     """Train one policy by an objective, and compare it with the truth as it goes."""
     from didsim import Problem
     from didsim import train as train_policy
-    from didsim.engine import Settings
 
     with usage_errors():
         loss = _bind(objective, settings)
         problem = Problem.from_temperature(num_classes, tau, problem_seed)
         options["record_every"] = record_every or max(1, options["steps"] // 10)
-        Settings(**options)
-    history = train_policy(problem, loss, **options)
+        history = train_policy(problem, loss, **options)
     document = {
         "objective": loss.name,
         "hyperparameters": dict(loss.hyperparameters),
@@ -231,7 +242,7 @@ def _bind(name: str, settings: tuple[str, ...]) -> Any:
         if key in values:
             raise ValueError(f"-S {key} is given twice.")
         domain = record.parameters[key].domain if key in record.parameters else ()
-        values[key] = value if isinstance(domain, tuple) else Number(domain).convert(value, None, None)
+        values[key] = value if isinstance(domain, tuple) else parse_number(key, value, domain)
     return record.bind(**values)
 
 
@@ -241,7 +252,8 @@ def _keep_training(out: Path, name: str, history: Any, document: dict[str, Any])
     with output_directory(out):
         csv = history.frame.to_csv(index=False, lineterminator="\n")
         write_atomic(out / f"train_{name}.csv", csv.encode())
-        content = {key: value for key, value in document.items() if key != "records"}
+        content = {"schema_version": SCHEMA_VERSION, **document}
+        del content["records"]
         write_atomic(out / f"train_{name}.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     say(f"Wrote {out / f'train_{name}.csv'} and {out / f'train_{name}.json'}.")
 
@@ -355,10 +367,15 @@ def _experiment_of(data: Path) -> str:
     """Read the experiment's name from the manifest beside a CSV; without one, the file's name stands for it."""
     manifest = data.with_suffix(".json")
     try:
-        name = json.loads(manifest.read_text(encoding="utf-8"))["experiment"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return data.stem
-    return str(name).removesuffix(".py")  # a manifest is data: it may name an experiment, not a file of code
+        said = json.loads(manifest.read_text(encoding="utf-8"))["experiment"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        said = None
+    name = said if isinstance(said, str) else data.stem
+    if name.endswith(".py"):  # data may name an experiment, not a file of code
+        raise BadDataError(
+            f"{data} names the file {name} as its experiment. Give it with --experiment if you trust it."
+        )
+    return name
 
 
 @command("didsim env", "didsim env --json")

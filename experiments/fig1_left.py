@@ -18,7 +18,7 @@ SPEC = Spec(
         "neither the initial policy nor the number of steps: here training starts at the uniform policy, since this "
         "reward knows no reference, and takes 20 000 steps, by which all curves are level."
     ),
-    alt="Four curves on a logarithmic scale, one per temperature, all falling to about 1e-4 nats or below and levelling off.",
+    alt="Four curves on a logarithmic scale, one per temperature, all falling to about 1e-4 nats or below.",
     axes={"tau": (0.5, 0.8, 2.0, 4.0)},
     batch={"seed": seeds(20)},
     constants={"num_classes": 32, "steps": 20000, "record_every": 400},

@@ -28,7 +28,7 @@ SPEC = Spec(
     constants={"num_classes": 32},
     quick={"seed": seeds(3)},
     panels=(1, 2),
-    size=(7.0, 2.5),
+    size=(7.0, 2.7),
     headline="entropy",
     minutes=0.02,
 )
@@ -83,7 +83,7 @@ def draw(df, axes):
         entropies = rows[rows["quantity"] == "entropy"].set_index("series")["mean"]
         sign = "<" if entropies["did"] < entropies["reference"] else ">"
         title = rf"H(q) = {entropies['did']:.2f} {sign} H($\pi_{{\mathrm{{ref}}}}$) = {entropies['reference']:.2f}"
-        axis.set_title(f"{kind} ({panel}):  {title}")
+        axis.set_title(f"{kind} ({panel})\n{title}")
         axis.set_xlabel("class, in the order of its reference probability")
     axes[0, 0].set_ylabel("probability")
 

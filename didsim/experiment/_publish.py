@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import platform
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from didsim import __version__
@@ -21,6 +23,8 @@ from didsim.experiment._store import SCHEMA_VERSION, write_atomic
 from didsim.plotting import FORMATS, render
 
 MAX_CSV_BYTES = 100 * 2**20
+
+NUMBERS = {"x", "mean", "lo", "hi"}
 
 
 def publish(experiment: Experiment, spec: Spec, rows: pd.DataFrame, out: Path) -> list[Path]:
@@ -70,6 +74,8 @@ def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str]
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV written by `publish`; BadDataError if it cannot be used."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadDataError(f"Cannot read {path}: it is not a file.")
         if path.stat().st_size > MAX_CSV_BYTES:
             raise BadDataError(f"{path} is larger than {MAX_CSV_BYTES // 2**20} MiB.")
         frame = pd.read_csv(io.BytesIO(path.read_bytes()), keep_default_na=False)
@@ -77,7 +83,18 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise BadDataError(f"Cannot read {path}: {error}") from error
     if frame.empty:
         raise BadDataError(f"{path} holds no rows.")
+    for column in NUMBERS & set(frame.columns):
+        _check_numbers(path, frame, column)
     return frame
+
+
+def _check_numbers(path: Path, frame: pd.DataFrame, column: str) -> None:
+    values = np.asarray(pd.to_numeric(frame[column], errors="coerce"), dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        row = int(bad[0])
+        got = frame[column].iloc[row]
+        raise BadDataError(f"{path}, line {row + 2}: {column} must be a finite number; got {got!r}.")
 
 
 def _manifest(spec: Spec, csv: bytes) -> bytes:

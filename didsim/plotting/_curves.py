@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from scipy.optimize import isotonic_regression
 
 from didsim.plotting._style import OBJECTIVE_LOOK
 
 BAND_ALPHA = 0.22
+
+LINE_HEIGHT = 1.2
+"""The least distance between two labels, in font sizes."""
 
 
 def draw_band(axes: Axes, points: pd.DataFrame, **look: Any) -> None:
@@ -34,17 +38,15 @@ def draw_objectives(axes: Axes, points: pd.DataFrame) -> None:
     axes.margins(x=0)
 
 
-def label_ends(axes: Axes, gap_points: float = 8.0) -> None:
+def label_ends(axes: Axes) -> None:
     """Write the label of each line to the right of its end, moved apart where labels would overlap.
 
-    Args:
-        axes: where the lines are; its limits must be final.
-        gap_points: the least distance between two labels, in points.
+    The limits of the axes must be final.
     """
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     wanted = {line: _height_of(axes, float(np.asarray(line.get_ydata())[-1])) for line in lines}
     ordered = sorted(lines, key=lambda line: wanted[line])
-    places = spread([wanted[line] for line in ordered], gap_points / _points_high(axes))
+    places = spread([wanted[line] for line in ordered], LINE_HEIGHT * rcParams["font.size"] / _points_high(axes))
     for line, place in zip(ordered, places, strict=True):
         axes.annotate(
             str(line.get_label()),
@@ -62,7 +64,8 @@ def _points_high(axes: Axes) -> float:
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None  # axes are drawn on a figure,
     assert place is not None  # in a grid of panels
-    return 0.75 * 72.0 * figure.get_figheight() / place.get_gridspec().nrows
+    row = 72.0 * figure.get_figheight() / place.get_gridspec().nrows
+    return max(0.3 * row, row - 5.5 * rcParams["font.size"])  # less title, tick labels, axis label and space between
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
