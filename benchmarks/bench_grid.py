@@ -41,7 +41,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch threads; more slow both down on tensors this small"
+    )
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     losses = [loss for name in OBJECTIVES for loss in grid(name)]
     engine_seconds(losses, 10), reference_seconds(losses[:1], 10)  # warm up
     engine, reference = [], []
@@ -50,7 +54,7 @@ def main():
         reference.append(reference_seconds(losses, options.steps))
     fast, slow = statistics.median(engine), statistics.median(reference)
     runs = len(losses) * len(TAUS)
-    print(f"{runs} runs × {options.steps} steps, batch 512, K = 32, {torch.get_num_threads()} torch threads")
+    print(f"{runs} runs × {options.steps} steps, batch 512, K = 32, {options.threads} torch thread(s)")
     print(f"reference loop  {slow:8.2f} s   {slow / options.steps / runs * 1e6:7.1f} µs per step and run")
     print(f"engine          {fast:8.2f} s   {fast / options.steps / runs * 1e6:7.1f} µs per step and run")
     print(f"ratio           {slow / fast:8.1f} ×  (medians of {options.rounds} alternating rounds)")

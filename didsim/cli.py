@@ -263,7 +263,9 @@ def _keep_training(out: Path, name: str, history: Any, document: dict[str, Any])
 @click.option("--all", "every", is_flag=True, help="Make every figure that `didsim list figures` names.")
 @click.option("--quick", is_flag=True, help="Fewer seeds and steps, for a first look.")
 @click.option("--seeds", type=Whole(1, 10_000), default=None, help="Number of seeds [the figure's own].")
-@click.option("--jobs", type=Whole(1, 1024), default=None, help="Processes that work at once [one per core].")
+@click.option(
+    "--jobs", type=Whole(1, 1024), default=None, help="Processes that work at once [one per core; 1 with --quick]."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @OUT
 def reproduce(
@@ -304,7 +306,8 @@ def reproduce(
         }
         emit(document, table(heads, rows) + f"\nNothing was written; results would go to {out}.")
         return
-    _reproduce(plans, cells, out, jobs or _cores())
+    # a quick look is over before a second process has loaded PyTorch
+    _reproduce(plans, cells, out, jobs or (1 if quick else _cores()))
 
 
 def _cores() -> int:
