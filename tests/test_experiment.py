@@ -493,6 +493,12 @@ class TestSelectTuned:
             (rule, tau, "simpo"): name for rule in ("minimum", "final") for tau, name in ((0.5, "lasts"), (4.0, "dips"))
         }
 
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_where_the_start_is_the_minimum_of_all_the_last_value_decides(self, order):
+        runs = {"strays": [0.1, 0.5, 0.9], "stays": [0.1, 0.4, 0.2], "returns": [0.1, 0.9, 0.3]}
+        tied = {(4.0, "simpo", name, 1): values for name, values in list(runs.items())[::order]}
+        assert self.chosen(curves(tied)) == dict.fromkeys([("minimum", 4.0, "simpo"), ("final", 4.0, "simpo")], "stays")
+
     def test_the_order_of_the_rows_does_not_matter(self):
         shuffled = self.ROWS.sample(frac=1.0, random_state=0)
         assert self.chosen(shuffled) == self.chosen(self.ROWS)
@@ -1056,14 +1062,8 @@ def at_work(folder: Path) -> bool:
 
 
 @linux
-@pytest.mark.parametrize(
-    ("sent", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_leaves_no_worker_behind(parallel, here, sent, code):
     parent, look = parallel
     assert wait_until(lambda: at_work(here), 60)

@@ -482,10 +482,9 @@ class TestStandardOutput:
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "D": DIDSIM})
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    @pytest.mark.parametrize("arguments", ["", "--help", "--version"])
-    def test_a_reader_that_has_seen_enough_is_no_failure(self, arguments):
+    def test_a_reader_that_has_seen_enough_is_no_failure(self):
         # `sleep` gives the reader time to go, so that writing meets a closed pipe
-        done = self.ending(f'(sleep 0.5; exec "$D" {arguments}) | true; echo "${{PIPESTATUS[0]}}"')
+        done = self.ending('(sleep 0.3; exec "$D" --help) | true; echo "${PIPESTATUS[0]}"')
         assert done.stderr == ""
         assert done.stdout == "0\n"
 
