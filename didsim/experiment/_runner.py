@@ -7,9 +7,9 @@ import os
 import platform
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -132,7 +132,8 @@ def _run_in_pool(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_leave_with_parent)
     try:
-        futures = {pool.submit(_run_file, str(cell.experiment.path), cell.params): cell for cell in cells}
+        with _held_back(signal.SIGINT):  # the workers start here, and inherit it: Ctrl-C is the parent's to handle
+            futures = {pool.submit(_run_file, str(cell.experiment.path), cell.params): cell for cell in cells}
         for future in as_completed(futures):
             yield futures[future], future.exception() or future.result()
     finally:
@@ -150,14 +151,26 @@ def _run(experiment: Experiment, params: Params) -> bytes:
         return encode_cell(experiment.module.run_cell(dict(params)))
 
 
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Hold a signal back until the end of the block, where the system has such a thing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_with_parent() -> None:
-    """End a worker when its parent is gone, however it went; signals are the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    """End a worker when its parent is gone, however and whenever it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in workers only
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
