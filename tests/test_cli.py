@@ -9,11 +9,11 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import pandas as pd
 import pytest
+from conftest import Outcome
 
 from didsim import METRICS, OBJECTIVES, PRIORS, __version__
 from didsim._terminal import SCHEMA_VERSION, Number, Whole, table
@@ -46,39 +46,6 @@ def draw(df, axes):
     for _, points in df.groupby("series"):
         draw_band(axes[0, 0], points, color="#000000")
 """
-
-
-class Outcome(NamedTuple):
-    """What a command ended with."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty directory to work in, with one job at a time."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DIDSIM_REPRODUCE_JOBS", "1")
-    return tmp_path
-
-
-@pytest.fixture
-def run(here, capsys, monkeypatch):
-    """Call the command line in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["didsim", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ending:
-            main()
-        assert isinstance(ending.value.code, int)
-        return Outcome(ending.value.code, *capsys.readouterr())
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
 
 
 def document(text: str) -> dict:

@@ -15,16 +15,16 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from conftest import Outcome
 
 from didsim import _terminal
-from didsim.cli import cli, main
+from didsim.cli import cli
 from didsim.errors import (
     BadDataError,
     CellsFailedError,
@@ -79,38 +79,11 @@ def draw(df, axes):
 '''
 
 
-class Outcome(NamedTuple):
-    """What a command ended with."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(here):
     """A directory that holds the cheap experiment."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DIDSIM_REPRODUCE_JOBS", "1")
-    (tmp_path / "mine.py").write_text(MINE)
-    return tmp_path
-
-
-@pytest.fixture
-def run(here, capsys, monkeypatch):
-    """Call the command line in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["didsim", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ending:
-            main()
-        assert isinstance(ending.value.code, int)
-        return Outcome(ending.value.code, *capsys.readouterr())
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
+    (here / "mine.py").write_text(MINE)
+    return here
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -727,6 +700,7 @@ class TestSideEffects:
             before = surroundings()
             assert run("reproduce", "mine.py", "--out", "second").code == 0
             assert surroundings() == before
+        assert torch.get_num_threads() == 3
 
     @pytest.mark.parametrize("place", ["run_cell(params):", "summarise(df):", "draw(df, axes):"])
     def test_a_run_that_fails_does_too(self, run, here, place):
