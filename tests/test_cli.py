@@ -16,7 +16,7 @@ import pytest
 from conftest import Outcome
 
 from didsim import METRICS, OBJECTIVES, PRIORS, __version__
-from didsim._terminal import SCHEMA_VERSION, Number, Whole, table
+from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, table
 from didsim.cli import WELCOME, cli, main
 from didsim.experiment import MAIN, known_experiments
 
@@ -191,6 +191,13 @@ class TestCommonOptions:
 
     def test_an_error_leaves_stdout_without_a_document(self, run):
         refuses(run("--json", "objective", "dop"), 2, "Did you mean dpo")
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_what_is_not_a_number_is_never_printed_as_json(self, run, monkeypatch, value):
+        monkeypatch.setattr(cli.commands["env"], "callback", lambda: emit({"records": [{"loss": value}]}, ""))
+        done = run("env", "--json")
+        assert done.code != 0
+        assert done.stdout == ""
 
     def test_options_of_one_call_are_forgotten_in_the_next(self, run):
         document(run("list", "metrics", "--json").stdout)
@@ -684,6 +691,10 @@ class TestPlot:
         data.write_bytes(damage(data.read_bytes()))
         refuses(run("plot", "fig4.csv", "--format", "png"), 4, "fig4.csv")
         assert not data.with_suffix(".png").exists()
+
+    def test_a_csv_without_rows_is_said_to_hold_none(self, run, data):
+        data.write_bytes(NOT_THE_CSV["a header alone"](data.read_bytes()))
+        refuses(run("plot", "fig4.csv"), 4, "fig4.csv holds no rows.")
 
     def test_a_faulty_csv_leaves_the_picture_that_was_there(self, run, data, fig4):
         shutil.copy(fig4 / "fig4.png", data.with_suffix(".png"))
