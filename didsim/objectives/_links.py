@@ -1,5 +1,6 @@
 """Links: scalar functions of the score margin m = score(y_w) − score(y_l)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,3 +62,94 @@ HINGE = Link(
     slope=lambda margin, *, delta: (delta - margin).relu_().sign_().neg_(),
 )
 """max(0, δ − m); its slope at the kink m = δ is taken as 0, as automatic differentiation does."""
+
+
+HINGE_WITH_TARGET_MARGIN = Link(
+    value=lambda margin, *, gamma: torch.relu(gamma - margin),
+    slope=lambda margin, *, gamma: (gamma - margin).relu_().sign_().neg_(),
+)
+"""max(0, γ − m)."""
+
+
+UNIT_HINGE = Link(
+    value=lambda margin: torch.relu(1.0 - margin),
+    slope=lambda margin: (1.0 - margin).relu_().sign_().neg_(),
+)
+"""max(0, 1 − m)."""
+
+
+ROBUST_LOGISTIC = Link(
+    value=lambda margin, *, label_smoothing: (
+        ((1.0 - label_smoothing) * softplus_neg(margin) - scaled(label_smoothing, softplus_neg(-margin)))
+        / (1.0 - 2.0 * label_smoothing)
+    ),
+    slope=lambda margin, *, label_smoothing: (
+        -((1.0 - label_smoothing) * torch.sigmoid(-margin) + label_smoothing * torch.sigmoid(margin))
+        / (1.0 - 2.0 * label_smoothing)
+    ),
+)
+"""[(1 − ε) S(m) − ε S(−m)] / (1 − 2ε): unbiased when labels are flipped with probability ε."""
+
+
+EXACT_REVERSE_KL = Link(
+    value=lambda margin, *, label_smoothing: (
+        scaled(torch.sigmoid(margin), -softplus_neg(margin) - _log1m(label_smoothing))
+        + scaled(torch.sigmoid(-margin), -softplus_neg(-margin) - _log(label_smoothing))
+    ),
+    # q (1 − q) [logit q − logit(1 − ε)] with q = σ(m)
+    slope=lambda margin, *, label_smoothing: scaled(
+        torch.sigmoid(margin) * torch.sigmoid(-margin), margin + _log(label_smoothing) - _log1m(label_smoothing)
+    ),
+)
+"""q log(q/(1 − ε)) + (1 − q) log((1 − q)/ε), q = σ(m): KL of the model's preference from the smoothed label."""
+
+
+EXPONENTIAL = Link(
+    value=lambda margin: torch.exp(-margin),
+    slope=lambda margin: margin.neg().exp_().neg_(),
+)
+"""e^(−m)."""
+
+
+SQUARED = Link(
+    value=lambda margin, *, tau: (margin - 0.5 / tau) ** 2,
+    slope=lambda margin, *, tau: 2.0 * (margin - 0.5 / tau),
+)
+"""(m − 1/(2τ))²."""
+
+
+SIGMOID = Link(
+    value=lambda margin: torch.sigmoid(-margin),
+    slope=lambda margin: -torch.sigmoid(margin) * torch.sigmoid(-margin),
+)
+"""1 − σ(m)."""
+
+
+CLIPPED_LOGISTIC = Link(
+    value=lambda margin, *, r_max: softplus_neg(torch.clamp(margin, -2.0 * r_max, 2.0 * r_max)),
+    slope=lambda margin, *, r_max: -torch.sigmoid(-margin) * (margin.abs() <= 2.0 * r_max),
+)
+"""S(m cut to [−2R, 2R])."""
+
+
+def _blend(margin: Tensor, *, tau: float | Tensor) -> Tensor:
+    # σ(m/τ) e^(−m) as one exponential: the factors alone may be 0 and infinite
+    return torch.sigmoid(-margin / tau) * softplus_neg(margin) + torch.exp(-softplus_neg(margin / tau) - margin)
+
+
+def _blend_slope(margin: Tensor, *, tau: float | Tensor) -> Tensor:
+    share, rest = torch.sigmoid(margin / tau), torch.sigmoid(-margin / tau)
+    logistic = -share * rest * softplus_neg(margin) / tau - rest * torch.sigmoid(-margin)
+    return logistic + torch.exp(-softplus_neg(margin / tau) - margin) * (rest / tau - 1.0)
+
+
+LOGISTIC_EXPONENTIAL = Link(value=_blend, slope=_blend_slope)
+"""(1 − σ(m/τ)) S(m) + σ(m/τ) e^(−m)."""
+
+
+def _log(x: float | Tensor) -> float | Tensor:
+    return torch.log(x) if isinstance(x, Tensor) else math.log(x)
+
+
+def _log1m(x: float | Tensor) -> float | Tensor:
+    return torch.log1p(-x) if isinstance(x, Tensor) else math.log1p(-x)

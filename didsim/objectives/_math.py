@@ -1,6 +1,7 @@
 """Scalar functions of tensors that the formulas share, stable in value and gradient."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,3 +35,63 @@ def log1mexp(x: Tensor) -> Tensor:
 def log1mexp_slope(x: Tensor) -> Tensor:
     """Return d log(1 − e^x) / dx = −e^x / (1 − e^x) = −1 / expm1(−x); 0 at x = 0, as in `log1mexp`."""
     return torch.where(x < 0, -1.0 / torch.expm1(-x), 0.0)
+
+
+def power_transform(x: Tensor, power: float | Tensor) -> Tensor:
+    """Return (e^(ax) − 1)/a, and its limit x for a = 0.
+
+    It is the derivative of an α-divergence (a = α − 1 at x = log u), the forward KL's 1 − e^(−x) (a = −1), and
+    α-PO's reward (a = −α). The exponent is cut where e^(ax) would come near the largest number of the dtype, so that
+    differences stay finite; beyond it the gradient is 0.
+    """
+    power = torch.as_tensor(power, dtype=x.dtype)
+    safe = torch.where(power == 0, 1.0, power)
+    return torch.where(power == 0, x, torch.expm1(_bounded(safe * x)) / safe)
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """Return e^x, cut where it would come near the largest number of the dtype."""
+    return torch.exp(_bounded(x))
+
+
+def _bounded(exponent: Tensor) -> Tensor:
+    """Cut an exponent at half the logarithm of the largest number: e^354 in float64, e^44 in float32."""
+    return exponent.clamp(max=0.5 * math.log(torch.finfo(exponent.dtype).max))
+
+
+class _StopGradient(torch.autograd.Function):
+    """The identity, with a backward pass of zeros and the identity as its forward-mode derivative."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return torch.zeros_like(gradients[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0].clone()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor) -> tuple[Tensor, int | None]:
+        return stop_gradient(x), in_dims[0]
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    """Return sg[x]: x itself, which training takes for a constant.
+
+    Training differentiates backwards and sees no path through x. The solver needs the derivative of the whole
+    gradient field, stopped terms included: it differentiates that field forwards, where this is the identity.
+    """
+    return _StopGradient.apply(x)  # type: ignore[return-value]
+
+
+def stop_gradient_if(stopped: bool, x: Tensor) -> Tensor:
+    """Return sg[x] or x, as an option of the method says."""
+    return stop_gradient(x) if stopped else x

@@ -1,10 +1,11 @@
 """The one form that every objective shares, and how hyperparameters are bound to it.
 
-    loss(chosen, rejected) = link( score(chosen) − score(rejected) )
+    loss(chosen, rejected) = link( score(chosen) − rejected_score(rejected) )
                              + chosen_anchor(chosen) + rejected_anchor(rejected)
 
-`score` and the anchors look at one response, `link` is a scalar function: so the same four pieces give the
-loss of a batch, the K × K table of the population loss, and their gradients.
+Scores and anchors look at one response, `link` is a scalar function: so the same pieces give the loss of a batch, the
+K × K table of the population loss, and their gradients. The few objectives that do not separate, because their margin
+depends on both responses or on the whole batch, carry one function of the pairs instead.
 """
 
 import inspect
@@ -12,6 +13,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +26,27 @@ from didsim.objectives._pairs import Pairs, Responses
 
 Part = Callable[..., Tensor]
 """``part(responses, **hyperparameters)``: one number for each response."""
+
+BOOLEAN = (False, True)
+"""The domain of an option that is either on or off."""
+
+NEEDS: Mapping[str, str] = MappingProxyType(
+    {
+        "reference": "log π_ref of both responses",
+        "length": "the number of tokens of both responses",
+        "tokens": "log π and log π_ref of each token",
+        "vocabulary": "sums over all tokens that could have been chosen at each position",
+        "marginal": "log π(y) without the prompt",
+        "mean_kl": "KL(π ‖ π_ref) averaged over prompts",
+        "batch": "statistics of the whole batch of pairs, or of the population",
+        "prior": "a prior ζ that is learned beside the policy",
+        "masks": "token masks that are learned beside the policy",
+    }
+)
+"""What an objective may look at beyond log π of both responses."""
+
+RESPONSE_NEEDS = frozenset({"reference", "length"})
+"""The needs that concern one response as a whole: not its tokens, other prompts, or other responses."""
 
 
 def slope(derivative: Callable[..., Tensor | float]) -> Callable[[Part], Part]:
@@ -45,20 +69,31 @@ class Parameter:
 
     Attributes:
         default: its value when none is given.
-        domain: the interval of numbers, or the names, that are accepted.
+        domain: the interval of numbers, or the names or truth values, that are accepted.
         grid: the values that the paper's search tries.
         meaning: one line on what it does.
+        when: an option and those of its values under which this hyperparameter is read, or None if it always is.
     """
 
-    default: float | str
-    domain: Interval | tuple[str, ...]
-    grid: tuple[float | str, ...]
+    default: float | str | bool
+    domain: Interval | tuple[str, ...] | tuple[bool, ...]
+    grid: tuple[float | str | bool, ...]
     meaning: str
+    when: tuple[str, tuple[str | bool, ...]] | None = None
+
+    @property
+    def is_option(self) -> bool:
+        """Whether it is a name or a truth value, and not a number."""
+        return not isinstance(self.domain, Interval)
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value, or raise an error that names the accepted ones."""
+        if self.domain == BOOLEAN:
+            if not isinstance(value, bool):
+                raise TypeError(message(name, "True or False", value))
+            return value
         if isinstance(self.domain, tuple):
-            return check_choice(name, value, self.domain)
+            return check_choice(name, value, [str(choice) for choice in self.domain])
         if isinstance(value, Tensor):
             if value.numel() == 0:
                 raise ValueError(message(name, f"at least one number in {self.domain}", "an empty tensor"))
@@ -79,11 +114,16 @@ class Objective:
         source: where the formula stands.
         parameters: its hyperparameters; exactly those that the pieces take.
         score: the score of a response, or None when the loss consists of anchors alone.
+        rejected_score: the score of a rejected response, where it differs from that of a chosen one.
         link: the scalar function of the score margin.
         chosen_anchor: a term of the chosen response alone.
         rejected_anchor: a term of the rejected response alone.
+        pair: ``pair(pairs, **hyperparameters)``, the whole loss, in place of all these when it does not separate.
+        gradient_rule: for a method that is a rule for gradients: a function of the gradients of the mean negative
+            log-likelihood of chosen and of rejected responses, [..., D] each; the loss is then what it descends.
         implicit_reward: the reward that the objective implies; the score unless given.
-        needs: what a problem must offer: "reference", "length".
+        needs: what pairs must offer, of `NEEDS`.
+        option_needs: what they must offer besides when an option has a value: (option, value) to needs.
         conventions: where papers and libraries disagree, and which reading is meant here.
     """
 
@@ -93,17 +133,26 @@ class Objective:
     source: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     score: Part | None = None
+    rejected_score: Part | None = None
     link: Link | None = None
     chosen_anchor: Part | None = None
     rejected_anchor: Part | None = None
+    pair: Callable[..., Tensor] | None = None
+    gradient_rule: Callable[[Tensor, Tensor], Tensor] | None = None
     implicit_reward: Part | None = None
     needs: frozenset[str] = frozenset()
+    option_needs: Mapping[tuple[str, str | bool], frozenset[str]] = field(default_factory=dict)
     conventions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.score is None) != (self.link is None):
             raise ValueError(message(f"score and link of {self.name}", "given together", "one of them"))
+        if self.pair is not None and (self.score or self.chosen_anchor or self.rejected_anchor):
+            raise ValueError(message(f"pair of {self.name}", "given in place of score and anchors", "both"))
         taken = frozenset().union(*(_keywords(piece) for piece in self.pieces()))
+        unknown = frozenset().union(self.needs, *self.option_needs.values()) - frozenset(NEEDS)
+        if unknown:
+            raise ValueError(message(f"needs of {self.name}", f"among {', '.join(NEEDS)}", sorted(unknown)))
         if taken != frozenset(self.parameters):
             odd = sorted(taken ^ frozenset(self.parameters))
             hint = f"Its pieces take {sorted(taken)}; look at {odd}."
@@ -114,15 +163,40 @@ class Objective:
     def pieces(self) -> list[Callable[..., Tensor]]:
         """The functions that make up the loss."""
         link = (self.link.value, self.link.slope) if self.link else ()
-        parts = (self.score, self.chosen_anchor, self.rejected_anchor)
+        parts = (self.score, self.rejected_score, self.chosen_anchor, self.rejected_anchor, self.pair)
         slopes = (getattr(part, "slope", None) for part in parts)
         return [piece for piece in (*parts, *link, *slopes) if piece is not None]
+
+    @property
+    def separates(self) -> bool:
+        """Whether the loss is a link of a score margin plus anchors of single responses."""
+        return self.pair is None
+
+    def active(self, options: Mapping[str, Any]) -> list[str]:
+        """Return the names of the hyperparameters that are read under these options, defaults for the others."""
+        names = []
+        for name, parameter in self.parameters.items():
+            if parameter.when is None:
+                names.append(name)
+                continue
+            option, values = parameter.when
+            if options.get(option, self.parameters[option].default) in values:
+                names.append(name)
+        return names
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Return every combination of the values that the search grids name, of hyperparameters that are read."""
+        points = product(*(parameter.grid for parameter in self.parameters.values()))
+        combinations = (dict(zip(self.parameters, point, strict=True)) for point in points)
+        read = ({name: point[name] for name in self.active(point)} for point in combinations)
+        return list({tuple(point.items()): point for point in read}.values())
 
     def bind(self, **hyperparameters: Any) -> "BoundObjective":
         """Bind hyperparameters: numbers, names, or tensors [R, 1, 1] that hold one value per run.
 
         Raises:
-            ValueError: if one is outside its domain, or is not a hyperparameter of this objective.
+            ValueError: if one is outside its domain, or is not a hyperparameter of this objective, or is one that
+                the options given leave unread.
             TypeError: if one is not a number.
         """
         for name in hyperparameters:
@@ -130,9 +204,16 @@ class Objective:
                 known = ", ".join(self.parameters) or "none"
                 hint = did_you_mean(name, self.parameters)
                 raise ValueError(message(f"hyperparameter of {self.name}", f"one of: {known}", name, hint))
+        read = self.active(hyperparameters)
+        for name in hyperparameters:
+            if name not in read:
+                option, values = self.parameters[name].when or ("", ())
+                accepted = f"given only with {option}={' or '.join(map(repr, values))}"
+                got = hyperparameters.get(option, self.parameters[option].default)
+                raise ValueError(message(f"{name} of {self.name}", accepted, f"{option}={got}", "It would be unused."))
         values = {
-            name: parameter.check(name, hyperparameters.get(name, parameter.default))
-            for name, parameter in self.parameters.items()
+            name: self.parameters[name].check(name, hyperparameters.get(name, self.parameters[name].default))
+            for name in read
         }
         return BoundObjective(self, values)
 
@@ -149,10 +230,31 @@ class BoundObjective:
         """The objective's name."""
         return self.objective.name
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyperparameters that are names or truth values."""
+        return {name: self.hyperparameters[name] for name in _options(self)}
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """What pairs must offer under the options that were chosen."""
+        chosen = self.options.items()
+        return self.objective.needs.union(*(self.objective.option_needs.get(item, frozenset()) for item in chosen))
+
+    @property
+    def sees_responses_only(self) -> bool:
+        """Whether the loss is made of log π, log π_ref and length of single responses, and of nothing else."""
+        return self.objective.separates and self.objective.gradient_rule is None and self.needs <= RESPONSE_NEEDS
+
     @cached_property
     def score(self) -> Part:
-        """The score of each response; 0 when the loss consists of anchors alone."""
+        """The score of each chosen response; 0 when the loss consists of anchors alone."""
         return self._bound(self.objective.score)
+
+    @cached_property
+    def rejected_score(self) -> Part:
+        """The score of each rejected response."""
+        return self._bound(self.objective.rejected_score or self.objective.score)
 
     @cached_property
     def implicit_reward(self) -> Part:
@@ -183,9 +285,11 @@ class BoundObjective:
         """Return one loss per pair, in nats, of the pairs' shape.
 
         Raises:
-            ValueError: if the objective needs a reference or lengths that the pairs do not have.
+            ValueError: if the objective needs a quantity that the pairs do not have.
         """
-        margin = self.score(pairs.chosen) - self.score(pairs.rejected)
+        if self.objective.pair is not None:
+            return self._bound(self.objective.pair)(pairs)
+        margin = self.score(pairs.chosen) - self.rejected_score(pairs.rejected)
         anchors = self.chosen_anchor(pairs.chosen) + self.rejected_anchor(pairs.rejected)
         return self.link(margin) + anchors
 
@@ -208,7 +312,11 @@ class BoundObjective:
         if piece is None:
             return _zero
         if piece not in self._partials:
-            taken = {name: self.hyperparameters[name] for name in _keywords(piece)}
+            # one that the options leave unread keeps its default, which the piece ignores
+            taken = {
+                name: self.hyperparameters.get(name, self.objective.parameters[name].default)
+                for name in _keywords(piece)
+            }
             self._partials[piece] = partial(piece, **taken)
         return self._partials[piece]
 
@@ -221,6 +329,10 @@ def _zero(x: Responses | Tensor) -> Tensor:
     return torch.zeros_like(x.log_pi if isinstance(x, Responses) else x)
 
 
+def _options(loss: BoundObjective) -> list[str]:
+    return [name for name in loss.hyperparameters if loss.objective.parameters[name].is_option]
+
+
 def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjective:
     """Join bindings of one objective into one whose numbers are tensors [R, 1, 1], one entry per run.
 
@@ -230,11 +342,12 @@ def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjectiv
     first = losses[0]
     if any(group_key(loss) != group_key(first) for loss in losses):
         raise ValueError(message("losses", "of one objective with the same named options", losses))
+    options = first.options
     stacked = {
-        name: value
-        if isinstance(value, str)
+        name: options[name]
+        if name in options
         else _column(name, [float(loss.hyperparameters[name]) for loss in losses], dtype)
-        for name, value in first.hyperparameters.items()
+        for name in first.hyperparameters
     }
     return BoundObjective(first.objective, stacked)
 
@@ -250,7 +363,7 @@ def _column(name: str, values: list[float], dtype: torch.dtype) -> Tensor:
 
 def group_key(loss: BoundObjective) -> tuple[str, ...]:
     """Return what two losses must share to be evaluated in one call: the objective and its named options."""
-    options = (value for value in loss.hyperparameters.values() if isinstance(value, str))
+    options = (f"{name}={value}" for name, value in loss.options.items())
     return (loss.name, str(id(loss.objective)), *options)  # a user's record may bear a known name
 
 
@@ -260,4 +373,4 @@ def _keywords(piece: Callable[..., Tensor]) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
-__all__ = ["BoundObjective", "Objective", "Parameter", "Part", "group_key", "slope", "stack"]
+__all__ = ["BOOLEAN", "NEEDS", "BoundObjective", "Objective", "Parameter", "Part", "group_key", "slope", "stack"]

@@ -1,4 +1,4 @@
-"""What a loss sees: the log-probabilities and lengths of chosen and rejected responses."""
+"""What a loss sees: the chosen and rejected responses of preference pairs, and the weights of the pairs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from didsim._checks import message
+from didsim.objectives._tokens import Tokens, required
 
 
 @dataclass(frozen=True)
@@ -17,21 +18,33 @@ class Responses:
         log_pi: log π(y|x) in nats, summed over tokens.
         log_ref: the same under π_ref, or None when there is no reference.
         length: the number of tokens, or None when it is not known.
+        tokens: the decisions of which the response consists, or None.
+        log_marginal: log π(y), the policy's probability of the response whatever the prompt: Σ_x p(x) π(y|x) in a
+            tabular world, an unprompted pass of a language model; or None.
+        log_zeta: log ζ(y) under a prior that is learned beside the policy, or None.
+        mean_kl: KL(π(·|x) ‖ π_ref(·|x)) averaged over prompts, in nats, the same for all responses; or None.
     """
 
     log_pi: Tensor
     log_ref: Tensor | None = None
     length: Tensor | None = None
+    tokens: Tokens | None = None
+    log_marginal: Tensor | None = None
+    log_zeta: Tensor | None = None
+    mean_kl: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Responses":
         """Apply a function to every quantity that is there."""
-        parts = (self.log_pi, self.log_ref, self.length)
-        return Responses(*(None if part is None else function(part) for part in parts))  # type: ignore[arg-type]
+        parts = {
+            name: None if part is None else part.map(function) if isinstance(part, Tokens) else function(part)
+            for name, part in vars(self).items()
+        }
+        return Responses(**parts)
 
     @property
     def reference(self) -> Tensor:
         """The log-probability under π_ref, in nats; an error if there is none."""
-        return _required(self.log_ref, "log_ref", "the reference policy")
+        return required(self.log_ref, "the reference policy", _pass("log_ref"))
 
     @property
     def log_ratio(self) -> Tensor:
@@ -39,15 +52,39 @@ class Responses:
         return self.log_pi - self.reference
 
     @property
+    def num_tokens(self) -> Tensor:
+        """The length |y| in tokens; an error if it is not known."""
+        return required(self.length, "the lengths of the responses", _pass("length"))
+
+    @property
     def mean_log_pi(self) -> Tensor:
         """The log-probability per token a = log π / |y|, in nats."""
-        return self.log_pi / _required(self.length, "length", "the lengths of the responses")
+        return self.log_pi / self.num_tokens
+
+    @property
+    def decisions(self) -> Tokens:
+        """The tokens; an error if they are not known."""
+        how = "make the pairs with Pairs(Responses(…, tokens=Tokens(…)), Responses(…))"
+        return required(self.tokens, "the tokens of the responses", how)
+
+    @property
+    def marginal(self) -> Tensor:
+        """The log-probability log π(y) whatever the prompt, in nats; an error if it is not known."""
+        return required(self.log_marginal, "log π(y) without the prompt", _pass("log_marginal"))
+
+    @property
+    def prior(self) -> Tensor:
+        """The learned log ζ(y), in nats; an error if there is none."""
+        return required(self.log_zeta, "the learned prior", "train it with didsim.train, or give log_zeta=")
+
+    @property
+    def policy_kl(self) -> Tensor:
+        """The mean KL(π ‖ π_ref) over prompts, in nats; an error if it is not known."""
+        return required(self.mean_kl, "the mean KL(π ‖ π_ref)", "pass mean_kl=")
 
 
-def _required(value: Tensor | None, name: str, what: str) -> Tensor:
-    if value is None:
-        raise ValueError(f"This objective needs {what}; pass {name}_chosen= and {name}_rejected=.")
-    return value
+def _pass(name: str) -> str:
+    return f"pass {name}_chosen= and {name}_rejected="
 
 
 @dataclass(frozen=True)
@@ -58,11 +95,14 @@ class Pairs:
         chosen: the chosen responses y_w.
         rejected: the rejected responses y_l; broadcastable against `chosen`.
         weights: the non-negative weight of each pair, or None when all count alike.
+        rows_per_run: None when all pairs are one batch; else the first axis holds several runs, each of so many
+            consecutive rows, and statistics such as `mean` are taken for each run on its own.
     """
 
     chosen: Responses
     rejected: Responses
     weights: Tensor | None = None
+    rows_per_run: int | None = None
 
     @classmethod
     def from_log_probs(
@@ -74,6 +114,9 @@ class Pairs:
         log_ref_rejected: Tensor | None = None,
         length_chosen: Tensor | None = None,
         length_rejected: Tensor | None = None,
+        log_marginal_chosen: Tensor | None = None,
+        log_marginal_rejected: Tensor | None = None,
+        mean_kl: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> "Pairs":
         """Check and collect the tensors of a batch of pairs.
@@ -86,6 +129,9 @@ class Pairs:
             length_chosen: the number of tokens of y_w, integer or float, [B]; needed by objectives that
                 normalise by length.
             length_rejected: the number of tokens of y_l, [B].
+            log_marginal_chosen: log π(y_w) without the prompt, [B]; needed by RMiPO.
+            log_marginal_rejected: log π(y_l) without the prompt, [B].
+            mean_kl: KL(π ‖ π_ref) averaged over prompts, in nats, one number; needed by KTO.
             weights: the weight of each pair, [B]; all alike by default.
 
         Raises:
@@ -94,6 +140,7 @@ class Pairs:
         """
         _check_together("log_ref", log_ref_chosen, log_ref_rejected)
         _check_together("length", length_chosen, length_rejected)
+        _check_together("log_marginal", log_marginal_chosen, log_marginal_rejected)
         given = {
             "log_pi_chosen": log_pi_chosen,
             "log_pi_rejected": log_pi_rejected,
@@ -101,31 +148,98 @@ class Pairs:
             "log_ref_rejected": log_ref_rejected,
             "length_chosen": length_chosen,
             "length_rejected": length_rejected,
+            "log_marginal_chosen": log_marginal_chosen,
+            "log_marginal_rejected": log_marginal_rejected,
             "weights": weights,
         }
         for name, tensor in given.items():
             if tensor is not None:
                 _check_tensor(name, tensor, like=log_pi_chosen)
         return cls(
-            Responses(log_pi_chosen, log_ref_chosen, length_chosen),
-            Responses(log_pi_rejected, log_ref_rejected, length_rejected),
+            Responses(log_pi_chosen, log_ref_chosen, length_chosen, None, log_marginal_chosen, None, mean_kl),
+            Responses(log_pi_rejected, log_ref_rejected, length_rejected, None, log_marginal_rejected, None, mean_kl),
             weights,
         )
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the weighted mean of one value per pair; a pair of weight 0 does not count, even if infinite.
 
+        Returns:
+            A number, or one for each row when there are several runs, [rows, 1, …].
+
         Raises:
             ValueError: if there are no pairs, or if all their weights are 0.
         """
         if values.numel() == 0:
             raise ValueError(message("the number of pairs", "at least 1", 0))
-        if self.weights is None:
+        if self.weights is None and self.rows_per_run is None:
             return values.mean()
-        total = self.weights.sum()
-        if total.item() == 0.0:
+        weights = torch.ones_like(values) if self.weights is None else self.weights
+        total = self._sum(weights)
+        if bool((total == 0.0).any()):
             raise ValueError(message("weights", "positive for at least one pair", "all 0"))
-        return torch.where(self.weights > 0, self.weights * values, 0.0).sum() / total
+        return self._sum(torch.where(weights > 0, weights * values, 0.0)) / total
+
+    def std(self, values: Tensor) -> Tensor:
+        """Return the weighted standard deviation (ddof 0) of one value per pair, as `mean` does.
+
+        Its gradient is 0, not NaN, where all values are equal.
+        """
+        variance = self.mean((values - self.mean(values)) ** 2)
+        spread = torch.where(variance > 0, variance, 1.0).sqrt()
+        return torch.where(variance > 0, spread, 0.0)
+
+    def quantile_coupling(self, x: Tensor, y: Tensor, cost: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Couple two values per pair by their ranks, and return the cost that falls on each pair.
+
+        The k-th smallest x of a batch meets its k-th smallest y. With weights, both are cut into pieces of equal
+        mass, so that the q-quantile of x meets the q-quantile of y for every q: the optimal transport plan between
+        the two distributions for a convex cost of x − y.
+
+        Args:
+            x: one value per pair, to which the cost is ascribed.
+            y: another value per pair.
+            cost: a function of coupled values.
+
+        Returns:
+            The mean cost over the mass of each pair, of the pairs' shape; its weighted mean is the transport cost.
+        """
+        shape = torch.broadcast_shapes(x.shape, y.shape)
+        weights = torch.ones(shape, dtype=x.dtype) if self.weights is None else self.weights.expand(shape)
+        runs = 1 if self.rows_per_run is None else shape[0] // self.rows_per_run
+        first, second, mass = (part.expand(shape).reshape(runs, -1) for part in (x, y, weights))
+        plan = _quantile_plan(first.detach(), second.detach(), mass)
+        costs = plan.mass * cost(first.gather(1, plan.first), second.gather(1, plan.second))
+        ascribed = torch.zeros_like(first).scatter_add(1, plan.first, costs)
+        return torch.where(mass > 0, ascribed / torch.where(mass > 0, mass, 1.0), 0.0).reshape(shape)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Add up each run, and repeat the sum for each of its rows."""
+        if self.rows_per_run is None:
+            return values.sum()
+        sums = values.reshape(len(values) // self.rows_per_run, -1).sum(1)
+        return sums.repeat_interleave(self.rows_per_run).reshape(-1, *(1 for _ in values.shape[1:]))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Pieces of equal quantile ranges: which x and which y each joins, and its mass, all [runs, pieces]."""
+
+    first: Tensor
+    second: Tensor
+    mass: Tensor
+
+
+def _quantile_plan(x: Tensor, y: Tensor, mass: Tensor) -> _Plan:
+    """Cut the mass of x and of y, both [runs, N], at the union of their cumulative masses."""
+    orders = [values.argsort(dim=1, stable=True) for values in (x, y)]
+    ends = [mass.gather(1, order).cumsum(1) for order in orders]
+    cuts = torch.cat(ends, dim=1).sort(dim=1).values
+    starts = torch.cat([torch.zeros_like(cuts[:, :1]), cuts[:, :-1]], dim=1)
+    middles = 0.5 * (starts + cuts)
+    positions = [torch.searchsorted(end, middles).clamp(max=x.shape[1] - 1) for end in ends]
+    joined = [order.gather(1, position) for order, position in zip(orders, positions, strict=True)]
+    return _Plan(joined[0], joined[1], cuts - starts)
 
 
 def _check_together(name: str, chosen: Tensor | None, rejected: Tensor | None) -> None:
