@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from didsim._arrays import ArrayLike, FloatArray
-from didsim._checks import POSITIVE, check_number
+from didsim._checks import POSITIVE, check_number, message
 from didsim._numerics import expectation, logsumexp, relative_entropy_terms
 from didsim.policy import Policy, as_policy, same_classes
 
@@ -81,6 +81,68 @@ def renyi(p: Distribution, q: Distribution, alpha: float) -> FloatArray:
     close = np.log1p(expectation(np.exp(log_p), np.expm1(near)))
     apart = np.asarray(logsumexp(np.where(supported, log_p + x, -np.inf), axis=-1))
     return np.where(np.all(near == x, axis=-1), close, apart) / (order - 1.0)
+
+
+def marginal(policy: Distribution, prompts: ArrayLike) -> Policy:
+    """Return the marginal π(y) = Σ_x p(x) π(y|x) of a policy over its prompts, [..., K].
+
+    Args:
+        policy: π(y|x), [..., X, K].
+        prompts: the weights p(x) of the prompts, [X].
+
+    Raises:
+        ValueError: if there are not as many weights as prompts, or they do not sum to 1.
+
+    >>> marginal([[1.0, 0.0], [0.0, 1.0]], [0.25, 0.75]).probs
+    array([0.25, 0.75])
+    """
+    log_pi, log_weights = _over_prompts(policy, prompts)
+    return Policy.from_log_probs(logsumexp(log_pi + log_weights[:, None], axis=-2))
+
+
+def mutual_information(policy: Distribution, prompts: ArrayLike) -> FloatArray:
+    """Return I(X; Y) = Σ_x p(x) KL(π(·|x) ‖ Σ_x p(x) π(·|x)), in nats, shape [...].
+
+    Args:
+        policy: π(y|x), [..., X, K].
+        prompts: the weights p(x) of the prompts, [X].
+
+    Source: MI-DPO paper, Lemma 1.
+
+    >>> round(float(mutual_information([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5])), 6)      # log 2: y names x
+    0.693147
+    """
+    log_pi, log_weights = _over_prompts(policy, prompts)
+    log_marginal = marginal(policy, prompts).log_probs[..., None, :]
+    return expectation(np.exp(log_weights), relative_entropy_terms(log_pi, log_marginal).sum(axis=-1))
+
+
+def pmi(policy: Distribution, prompts: ArrayLike) -> FloatArray:
+    """Return the pointwise mutual information log π(y|x) − log π(y), in nats, [..., X, K].
+
+    It is −inf where π(y|x) = 0, also where no prompt leads to y.
+
+    Args:
+        policy: π(y|x), [..., X, K].
+        prompts: the weights p(x) of the prompts, [X].
+
+    Source: RMiPO paper, Section 3.2.
+
+    >>> pmi([[0.5, 0.5], [0.5, 0.5]], [0.5, 0.5])
+    array([[0., 0.],
+           [0., 0.]])
+    """
+    log_pi, _ = _over_prompts(policy, prompts)
+    log_marginal = np.broadcast_to(marginal(policy, prompts).log_probs[..., None, :], log_pi.shape)
+    return np.subtract(log_pi, log_marginal, out=np.full(log_pi.shape, -np.inf), where=log_pi > -np.inf)
+
+
+def _over_prompts(policy: Distribution, prompts: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    log_pi, weights = as_policy(policy).log_probs, Policy.from_probs(prompts)
+    if log_pi.ndim < 2 or weights.log_probs.shape != (log_pi.shape[-2],):
+        got = (log_pi.shape, weights.log_probs.shape)
+        raise ValueError(message("the shapes of policy and prompts", "[..., X, K] and [X]", got))
+    return log_pi, weights.log_probs
 
 
 def _log_probs(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:

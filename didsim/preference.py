@@ -1,18 +1,21 @@
 """Preference problems: who is preferred to whom, where the pairs come from, and what the truth is."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from didsim._arrays import ArrayLike, FloatArray, IntArray
-from didsim._checks import POSITIVE, check_integer, check_number, message
+from didsim._checks import POSITIVE, check_choice, check_integer, check_number, message
+from didsim._numerics import log_softmax
 from didsim.differential import did, ideal_rejected
 from didsim.info import Distribution
 from didsim.policy import MAX_CLASSES, Policy, as_policy, same_classes
+from didsim.spaces import Categorical, Space
 
 MAX_SEED = 2**63 - 1
 
@@ -41,16 +44,22 @@ def preference_probabilities(chosen: Distribution, rejected: Distribution) -> Fl
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A preference problem over K classes whose truth is known.
+    """A preference problem whose truth is known, over K classes or sequences, with or without prompts.
 
-    Chosen responses are drawn from `chosen`, rejected ones independently from `rejected`; the population
-    loss of an objective ℓ is L(θ) = Σ_ij chosen(i) rejected(j) ℓ(i, j; θ).
+    A prompt x is drawn with its weight, a chosen response from `chosen`, a rejected one independently from `rejected`;
+    the population loss of an objective ℓ is L(θ) = Σ_xij p(x) chosen(i|x) rejected(j|x) ℓ(i, j; θ).
 
     Attributes:
-        reference: π_ref, from which training starts and to which log-ratios refer.
+        reference: π_ref, from which training starts and to which log-ratios refer; [K], or [X, K] with prompts.
         target: π*, the policy one hopes to learn.
         rejected: π_l, the distribution of rejected responses.
         chosen: the distribution of chosen responses; in the DID construction it is π_ref.
+        prompts: the weights p(x) of X prompts, [X], or None when there is no prompt.
+        space: what the K responses are: classes unless given.
+        features: φ of each decision, [N·A, d] or [X, N·A, d] (classes: [K, d] or [X, K, d]); the policy is then
+            restricted to the class π_w(a|x, c) ∝ π_ref(a|x, c) exp(φ(x, c, a)·w), whose d parameters all prompts share.
+        token_weights: numbers for each decision, [N·A] each, that token-level objectives look at: "weights"
+            (TIS-DPO), "reward_mask" and "kl_mask" (SparsePO). Those not given are 1.
 
     >>> Problem.from_temperature(num_classes=4, tau=2.0, seed=0).did
     Policy(probs=[...])
@@ -60,53 +69,131 @@ class Problem:
     target: Policy
     rejected: Policy
     chosen: Policy
+    prompts: FloatArray | None = None
+    space: Space = None  # type: ignore[assignment]  # K classes, once K is known
+    features: FloatArray | None = None
+    token_weights: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.space is None:
+            object.__setattr__(self, "space", Categorical(self.reference.num_classes))
+        if self.prompts is not None:
+            object.__setattr__(self, "prompts", _checked_prompts(self.prompts))
+        self._check_policies()
+        if self.features is not None:
+            object.__setattr__(self, "features", self._checked_features(self.features))
+        weights = {name: self._checked_token_weights(name, value) for name, value in self.token_weights.items()}
+        object.__setattr__(self, "token_weights", weights)
+
+    def _check_policies(self) -> None:
+        accepted = (self.num_classes,) if self.prompts is None else (len(self.prompts), self.num_classes)
+        if self.space.num_responses != self.num_classes:
+            got = f"{self.num_classes} for a space of {self.space}"
+            raise ValueError(message("the number of classes of the policies", "that of the space", got))
         shapes = {policy.log_probs.shape for policy in (self.reference, self.target, self.rejected, self.chosen)}
-        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-            raise ValueError(message("the policies of a problem", "of one shape [K]", sorted(shapes)))
+        if shapes != {accepted}:
+            hint = "Policies [X, K] need prompts=, the weights of X prompts." if self.prompts is None else ""
+            raise ValueError(
+                message("the policies of a problem", f"of one shape {list(accepted)}", sorted(shapes), hint)
+            )
         excluded = np.isneginf(self.reference.log_probs)
         for name in ("chosen", "rejected", "target"):
             if np.any(excluded & np.isfinite(getattr(self, name).log_probs)):
                 raise ValueError(message(name, "zero wherever the reference is zero", "a positive probability"))
 
+    def _checked_features(self, features: ArrayLike) -> FloatArray:
+        values = _finite("features", features)
+        decisions = self.space.num_contexts * self.space.num_actions
+        if values.ndim not in (2, 3) or values.shape[-2] != decisions or values.shape[-1] == 0:
+            raise ValueError(message("the shape of features", f"[{decisions}, d] or [X, {decisions}, d]", values.shape))
+        if values.ndim == 3 and len(values) != self.num_prompts:
+            raise ValueError(message("the first axis of features", f"{self.num_prompts} prompts", len(values)))
+        return np.broadcast_to(values, (self.num_prompts, *values.shape[-2:]))
+
+    def _checked_token_weights(self, name: str, weights: ArrayLike) -> FloatArray:
+        check_choice("a name in token_weights", name, TOKEN_WEIGHTS)
+        values = _finite(f"token_weights[{name!r}]", weights)
+        decisions = self.space.num_contexts * self.space.num_actions
+        if values.shape != (decisions,) or np.any(values < 0):
+            got = values.shape if values.shape != (decisions,) else float(values.min())
+            raise ValueError(message(f"token_weights[{name!r}]", f"non-negative, of shape [{decisions}]", got))
+        return values
+
     @classmethod
-    def from_temperature(cls, num_classes: int = 32, tau: float = 4.0, seed: int = 42) -> "Problem":
+    def from_temperature(
+        cls,
+        num_classes: int | None = None,
+        tau: float = 4.0,
+        seed: int = 42,
+        *,
+        num_prompts: int | None = None,
+        space: Space | None = None,
+        num_features: int | None = None,
+    ) -> "Problem":
         """Build the synthetic problem of the DID paper.
 
-        θ_ref ~ N(0, I), θ* = θ_ref/τ, θ_l = 2θ_ref − θ*: then q_{π_ref/π_l} = q_{π*/π_ref}.
+        θ_ref ~ N(0, I), θ* = θ_ref/τ, θ_l = 2θ_ref − θ*: then q_{π_ref/π_l} = q_{π*/π_ref}. On sequences θ_ref are the
+        logits of each prefix, and θ*, θ_l stand for the log-probabilities of whole responses.
 
         Args:
-            num_classes: K ≥ 1.
+            num_classes: K ≥ 1; 32 unless given.
             tau: the temperature τ > 0; τ < 1 reinforces, τ > 1 smooths.
-            seed: the seed of θ_ref.
+            seed: the seed of θ_ref, and of the features.
+            num_prompts: X ≥ 1 prompts of equal weight, each with a θ_ref of its own; no prompt unless given.
+            space: `didsim.spaces.Sequences(V, T)` in place of classes.
+            num_features: restrict the policy to π_ref exp(φ·w) with so many features φ ~ N(0, 1) of each decision.
 
         Source: Section 3.5.
         """
-        size = check_integer("num_classes", num_classes, 1, MAX_CLASSES)
+        if space is not None and num_classes is not None:
+            raise ValueError(message("num_classes and space", "given one at a time", f"{num_classes} and {space}"))
+        if space is None:
+            space = Categorical(
+                check_integer("num_classes", 32 if num_classes is None else num_classes, 1, MAX_CLASSES)
+            )
         temperature = check_number("tau", tau, POSITIVE)
         rng = np.random.default_rng(check_integer("seed", seed, 0, MAX_SEED))
-        theta_ref = rng.standard_normal(size)
+        batch = () if num_prompts is None else (check_integer("num_prompts", num_prompts, 1, MAX_PROMPTS),)
+        _check_size(batch, space, num_features)
+        theta_ref = space.log_probs(_random_logits(rng, batch, space))
         with np.errstate(over="ignore"):
             theta_star = theta_ref / temperature
         if not np.all(np.isfinite(theta_star)):
             raise ValueError(message("tau", "large enough for θ_ref/τ to be finite", tau))
         reference = Policy.from_logits(theta_ref)
+        decisions = space.num_contexts * space.num_actions
         return cls(
             reference=reference,
             target=Policy.from_logits(theta_star),
             rejected=Policy.from_logits(2.0 * theta_ref - theta_star),
             chosen=reference,
+            prompts=np.full(batch, 1.0 / batch[0]) if batch else None,
+            space=space,
+            features=None if num_features is None else rng.standard_normal((*batch, decisions, num_features)),
         )
 
     @classmethod
-    def from_policies(cls, reference: Distribution, target: Distribution, beta: float = 1.0) -> "Problem":
+    def from_policies(
+        cls,
+        reference: Distribution,
+        target: Distribution,
+        beta: float = 1.0,
+        *,
+        prompts: ArrayLike | None = None,
+        space: Space | None = None,
+        features: ArrayLike | None = None,
+        token_weights: Mapping[str, ArrayLike] | None = None,
+    ) -> "Problem":
         """Build the problem in which DPO at this β recovers `target`: rejected = ideal rejected distribution.
 
         Args:
-            reference: π_ref, [K].
-            target: π*, [K].
+            reference: π_ref, [K], or [X, K] with prompts.
+            target: π*, likewise.
             beta: the exponent β > 0 of the power law between the DIDs.
+            prompts: the weights of the prompts, [X]; no prompt unless given.
+            space: what the K responses are; classes unless given.
+            features: restrict the policy to a log-linear class; see `Problem`.
+            token_weights: numbers for each decision; see `Problem`.
 
         Source: Eq. 1, Theorem 3.4.
         """
@@ -116,12 +203,26 @@ class Problem:
             target=pi_star,
             rejected=ideal_rejected(pi_ref, pi_star, beta),
             chosen=pi_ref,
+            prompts=prompts,  # type: ignore[arg-type]
+            space=space,  # type: ignore[arg-type]
+            features=features,  # type: ignore[arg-type]
+            token_weights=token_weights or {},  # type: ignore[arg-type]
         )
 
     @property
     def num_classes(self) -> int:
-        """The number of classes K."""
+        """The number of responses K."""
         return self.reference.num_classes
+
+    @property
+    def num_prompts(self) -> int:
+        """The number of prompts X; 1 when there is none."""
+        return 1 if self.prompts is None else len(self.prompts)
+
+    @cached_property
+    def prompt_weights(self) -> FloatArray:
+        """The weights p(x) of the prompts, [X]; [1] when there is none."""
+        return np.ones(1) if self.prompts is None else self.prompts
 
     @cached_property
     def did(self) -> Policy:
@@ -130,13 +231,65 @@ class Problem:
 
     @cached_property
     def preferences(self) -> FloatArray:
-        """The preference probabilities p*(i ≻ j) that the pairs encode, [K, K]."""
+        """The preference probabilities p*(i ≻ j) that the pairs encode, [..., K, K]."""
         return preference_probabilities(self.chosen, self.rejected)
 
     @cached_property
     def pair_digest(self) -> bytes:
-        """A fingerprint of the distribution of pairs, by value: it seeds the draws."""
-        return hashlib.sha256(self.chosen.log_probs.tobytes() + self.rejected.log_probs.tobytes()).digest()
+        """A fingerprint of the distribution of pairs, by value: it seeds the draws. One prompt counts as none."""
+        weights = b"" if self.num_prompts == 1 else self.prompt_weights.tobytes()
+        pairs = self.chosen.log_probs.tobytes() + self.rejected.log_probs.tobytes()
+        return hashlib.sha256(pairs + weights).digest()
+
+
+MAX_PROMPTS = 100_000
+
+TOKEN_WEIGHTS = ("weights", "reward_mask", "kl_mask")
+"""The numbers that a problem may give for each decision."""
+
+
+def _check_size(batch: tuple[int, ...], space: Space, num_features: int | None) -> None:
+    """Refuse a problem that could not be allocated."""
+    if num_features is not None:
+        check_integer("num_features", num_features, 1, MAX_CLASSES)
+    numbers = (batch or (1,))[0] * space.num_contexts * space.num_actions * (num_features or 1)
+    if numbers > MAX_NUMBERS:
+        hint = "Use fewer prompts, responses or features."
+        raise ValueError(message("prompts × decisions × features", f"at most {MAX_NUMBERS}", numbers, hint))
+
+
+MAX_NUMBERS = 10**8
+"""The largest table that a problem may hold: 800 MB."""
+
+
+def _random_logits(rng: np.random.Generator, batch: tuple[int, ...], space: Space) -> FloatArray:
+    """Return θ ~ N(0, 1) for each decision; for sequences normalised, so that they add up over decisions."""
+    logits = rng.standard_normal((*batch, space.num_contexts, space.num_actions))
+    return logits if isinstance(space, Categorical) else log_softmax(logits, axis=-1)
+
+
+def _checked_prompts(prompts: ArrayLike) -> FloatArray:
+    weights = _finite("prompts", prompts)
+    if weights.ndim != 1 or weights.size == 0:
+        raise ValueError(message("the shape of prompts", "[X] with X ≥ 1", weights.shape))
+    if np.any(weights <= 0):
+        row = int(np.argmax(weights <= 0))
+        hint = "Leave a prompt out that never comes."
+        raise ValueError(message(f"prompts[{row}]", "a positive weight", float(weights[row]), hint))
+    return Policy.from_probs(weights).probs
+
+
+def _finite(name: str, values: Any) -> FloatArray:
+    """Copy to float64; refuse what is not a finite number."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(message(name, "an array of real numbers", values)) from error
+    if not np.all(np.isfinite(array)):
+        where = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+        raise ValueError(message(f"{name}{where}", "a finite number", float(array[tuple(where)])))
+    array.setflags(write=False)
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,33 +299,47 @@ class PreferenceDataset:
     Attributes:
         chosen: the classes of y_w, int64 [n], read-only.
         rejected: the classes of y_l, int64 [n], read-only.
+        prompts: the prompt of each pair, int64 [n], read-only; zeros when there is none.
     """
 
     chosen: IntArray
     rejected: IntArray
+    prompts: IntArray
 
     @classmethod
-    def from_classes(cls, chosen: ArrayLike, rejected: ArrayLike, num_classes: int) -> "PreferenceDataset":
-        """Check and copy two equally long lists of classes in 0..K−1.
+    def from_classes(
+        cls,
+        chosen: ArrayLike,
+        rejected: ArrayLike,
+        num_classes: int,
+        prompts: ArrayLike | None = None,
+        num_prompts: int = 1,
+    ) -> "PreferenceDataset":
+        """Check and copy equally long lists: classes in 0..K−1, and with prompts, which one each pair answers.
 
         Raises:
-            ValueError: if they are empty, differ in length, or name a class that does not exist.
-            TypeError: if a class is not a whole number.
+            ValueError: if they are empty, differ in length, or name a class or prompt that does not exist.
+            TypeError: if a class or prompt is not a whole number.
 
         >>> len(PreferenceDataset.from_classes([0, 1], [2, 2], num_classes=3))
         2
         """
-        pair = _as_classes("chosen", chosen, num_classes), _as_classes("rejected", rejected, num_classes)
+        check_integer("num_classes", num_classes, 1, MAX_CLASSES)
+        check_integer("num_prompts", num_prompts, 1, MAX_PROMPTS)
+        pair = _as_indices("chosen", chosen, num_classes), _as_indices("rejected", rejected, num_classes)
         if len(pair[0]) != len(pair[1]):
             raise ValueError(message("chosen and rejected", "equally long", (len(pair[0]), len(pair[1]))))
-        return cls(*pair)
+        asked = np.zeros(len(pair[0]), dtype=np.int64) if prompts is None else prompts
+        rows = _as_indices("prompts", asked, num_prompts, "a prompt")
+        if len(rows) != len(pair[0]):
+            raise ValueError(message("prompts", f"as long as the pairs, {len(pair[0])}", len(rows)))
+        return cls(*pair, rows)
 
     def __len__(self) -> int:
         return len(self.chosen)
 
 
-def _as_classes(name: str, values: ArrayLike, num_classes: int) -> IntArray:
-    check_integer("num_classes", num_classes, 1, MAX_CLASSES)
+def _as_indices(name: str, values: ArrayLike, count: int, what: str = "a class") -> IntArray:
     try:
         shape = np.shape(values)
     except ValueError as error:
@@ -185,10 +352,10 @@ def _as_classes(name: str, values: ArrayLike, num_classes: int) -> IntArray:
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise TypeError(message(f"{name}[{row}]", "a whole number", value))
     classes = np.array(values)
-    outside = np.flatnonzero((classes < 0) | (classes >= num_classes))
+    outside = np.flatnonzero((classes < 0) | (classes >= count))
     if outside.size:
         row = int(outside[0])
-        raise ValueError(message(f"{name}[{row}]", f"a class from 0 to {num_classes - 1}", int(classes[row])))
+        raise ValueError(message(f"{name}[{row}]", f"{what} from 0 to {count - 1}", int(classes[row])))
     classes = classes.astype(np.int64)
     classes.setflags(write=False)
     return classes

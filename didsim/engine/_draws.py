@@ -20,7 +20,7 @@ MODES = ("sampled", "dataset", "population")
 
 
 class PairBlock(NamedTuple):
-    """The classes of chosen and rejected responses over a block of steps, int64 [steps, B]."""
+    """Chosen and rejected responses over a block of steps, int64 [steps, B]; y to prompt x has the number x·K + y."""
 
     chosen: IntArray
     rejected: IntArray
@@ -52,11 +52,31 @@ def sampled_blocks(problem: Problem, seed: int, batch_size: int, block: int) -> 
     """Yield blocks of fresh pairs, y_w ~ chosen and y_l ~ rejected, without end."""
     rng = generator(problem, seed, batch_size, "sampled")
     while True:
-        uniforms = rng.random((block, batch_size, 2))
-        yield PairBlock(
-            sample_classes(problem.chosen, uniforms[..., 0]),
-            sample_classes(problem.rejected, uniforms[..., 1]),
-        )
+        yield sample_pairs(problem, rng.random((block, batch_size, _numbers_per_pair(problem))))
+
+
+def sample_pairs(problem: Problem, uniforms: FloatArray) -> PairBlock:
+    """Turn uniforms [..., 2], or [..., 3] when there are several prompts, into y_w ~ chosen and y_l ~ rejected."""
+    if problem.num_prompts == 1:
+        chosen, rejected = _single_prompt(problem.chosen), _single_prompt(problem.rejected)
+        return PairBlock(sample_classes(chosen, uniforms[..., 0]), sample_classes(rejected, uniforms[..., 1]))
+    prompts = sample_classes(Policy.from_probs(problem.prompt_weights), uniforms[..., 2])
+    numbers = [prompts * problem.num_classes for _ in range(2)]
+    for prompt in range(problem.num_prompts):
+        asked = np.nonzero(prompts == prompt)
+        for side, policy in enumerate((problem.chosen, problem.rejected)):
+            numbers[side][asked] += sample_classes(Policy(policy.log_probs[prompt]), uniforms[..., side][asked])
+    return PairBlock(*numbers)
+
+
+def _numbers_per_pair(problem: Problem) -> int:
+    """Two uniforms per pair, and a third for the prompt if there is a choice."""
+    return 2 if problem.num_prompts == 1 else 3
+
+
+def _single_prompt(policy: Policy) -> Policy:
+    """Drop the axis of the only prompt, if there is one."""
+    return policy if policy.log_probs.ndim == 1 else Policy(policy.log_probs[0])
 
 
 def dataset_blocks(
@@ -73,22 +93,26 @@ def dataset_blocks(
         epochs = -(-(wanted - len(rows)) // len(dataset))  # as many more as it takes, rounded up
         rows = np.concatenate([rows, *(rng.permutation(len(dataset)) for _ in range(epochs))])
         taken, rows = rows[:wanted].reshape(block, -1), rows[wanted:]
-        yield PairBlock(dataset.chosen[taken], dataset.rejected[taken])
+        first = dataset.prompts[taken] * problem.num_classes
+        yield PairBlock(first + dataset.chosen[taken], first + dataset.rejected[taken])
 
 
 def sample_dataset(problem: Problem, size: int, seed: int, batch_size: int) -> PreferenceDataset:
     """Draw n pairs from a problem once, by the same law as `sampled_blocks`."""
-    uniforms = generator(problem, seed, batch_size, "dataset").random((size, 2))
+    rng = generator(problem, seed, batch_size, "dataset")
+    drawn = sample_pairs(problem, rng.random((size, _numbers_per_pair(problem))))
     return PreferenceDataset.from_classes(
-        sample_classes(problem.chosen, uniforms[:, 0]),
-        sample_classes(problem.rejected, uniforms[:, 1]),
+        drawn.chosen % problem.num_classes,
+        drawn.rejected % problem.num_classes,
         problem.num_classes,
+        drawn.chosen // problem.num_classes,
+        problem.num_prompts,
     )
 
 
-def count_table(chosen: IntArray, rejected: IntArray, num_classes: int) -> IntArray:
-    """Count pairs of classes [S, B] into tables [S, K, K], rows for chosen and columns for rejected."""
+def count_table(chosen: IntArray, rejected: IntArray, num_prompts: int, num_classes: int) -> IntArray:
+    """Count pairs of responses [S, B] into tables [S, X, K, K], rows for chosen and columns for rejected."""
     steps = np.arange(len(chosen))[:, None]
-    cells = (steps * num_classes + chosen) * num_classes + rejected
-    counts = np.bincount(cells.ravel(), minlength=len(chosen) * num_classes**2)
-    return counts.reshape(len(chosen), num_classes, num_classes)
+    cells = (steps * num_prompts * num_classes + chosen) * num_classes + rejected % num_classes
+    counts = np.bincount(cells.ravel(), minlength=len(chosen) * num_prompts * num_classes**2)
+    return counts.reshape(len(chosen), num_prompts, num_classes, num_classes)

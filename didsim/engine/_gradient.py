@@ -1,16 +1,19 @@
-"""Gradients of expected losses with respect to the logits of many runs at once.
+"""Gradients of expected losses with respect to the parameters of many runs at once.
 
 `plain_losses` is the definition: the shared composition applied to every weighted pair, and automatic
-differentiation through it. `fused_gradient` gives the same numbers faster: since the loss separates, only
-the link's slope is needed on the K × K table, and everything else lives on the K classes.
+differentiation through it and through the policy. `fused_gradient` gives the same numbers faster where the loss sees
+whole responses only and the parameters are logits of classes: then only the link's slope is needed on the K × K table,
+and everything else lives on the K classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
 
+from didsim.engine._policies import COMPANIONS, PolicyClass, Snapshot
 from didsim.engine._weights import Weights
 from didsim.objectives import BoundObjective, Responses
 
@@ -19,60 +22,140 @@ from didsim.objectives import BoundObjective, Responses
 class Group:
     """Runs that share one objective and its named options, so that one call serves them all.
 
+    A run has one row in the batch, or with tables of pairs one for each prompt.
+
     Attributes:
-        loss: the objective, its numbers stacked to tensors [R, 1, 1].
-        rows: where these runs stand in the batch.
-        streams: which stream of pairs each of them sees, int64 [R].
-        log_ref: log π_ref of each run, [R, K, 1].
-        length: the length of each response; 1 for a single categorical draw, [R, K, 1].
+        loss: the objective, its numbers stacked to tensors [L, 1, 1], one for each row.
+        policies: the policy classes of the runs.
+        runs: where these runs stand in the batch.
+        rows: where their rows stand.
+        streams: which pairs each row sees, int64 [L].
+        log_ref: log π_ref of each response of a row, [L, K, 1].
+        length: the length of each response, [L, K, 1].
     """
 
     loss: BoundObjective
+    policies: PolicyClass
+    runs: slice
     rows: slice
     streams: Tensor
     log_ref: Tensor
     length: Tensor
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether `fused_gradient` serves this group."""
+        return self.loss.sees_responses_only and self.policies.is_flat
+
+    @property
+    def num_companions(self) -> int:
+        """How many numbers each run learns beside its policy."""
+        return sum(size for _, size in self._companion_sizes())
+
     def responses(self, log_pi: Tensor) -> Responses:
-        """Return the K responses of each of these runs, given their log π, [R, K, 1]."""
+        """Return the responses of each row, given their log π, [L, K, 1]."""
         return Responses(log_pi, self.log_ref, self.length)
 
+    def snapshot(self, parameters: Tensor) -> Snapshot:
+        """Return what the losses may see, given the parameters of the runs, [G, D + companions]."""
+        end = self.policies.num_parameters
+        companions: dict[str, Tensor] = {}
+        next_log_pi = self.policies.next_log_pi(parameters[:, :end])
+        for name, size in self._companion_sizes():
+            companions[name] = parameters[:, end : end + size]
+            end += size
+        return Snapshot(self.policies, next_log_pi, self.loss.needs, companions)
 
-def plain_losses(group: Group, log_pi: Tensor, weights: Weights) -> Tensor:
-    """Return the expected loss of each run of a group, [R], differentiable in their log π [R, K, 1]."""
-    pairs = weights.pairs(group.responses(log_pi), group.streams)
-    assert pairs.weights is not None  # both kinds of weights give them
-    weighted = torch.where(pairs.weights > 0, pairs.weights * group.loss(pairs), 0.0)
-    return weighted.flatten(1).sum(1)
+    def initial_companions(self) -> Mapping[str, Tensor]:
+        """Return where what is learned beside the policies starts: ζ at the marginal of π_ref, masks at 1."""
+        space, log_prompts = self.policies.space, self.policies.log_prompts
+        decisions = space.num_contexts * space.num_actions
+        marginal = torch.logsumexp(self.policies.log_ref + log_prompts[..., None], dim=1)
+        starts = {
+            "prior": lambda: torch.as_tensor(space.next_log_probs(marginal.double().numpy())).reshape(-1, decisions),
+            "masks": lambda: torch.ones(len(marginal), 2 * decisions),
+        }
+        return {name: starts[name]().to(marginal.dtype) for name, _ in self._companion_sizes()}
+
+    def _companion_sizes(self) -> list[tuple[str, int]]:
+        decisions = self.policies.space.num_contexts * self.policies.space.num_actions
+        sizes = {"prior": decisions, "masks": 2 * decisions}
+        return [(name, sizes[name]) for name in COMPANIONS if name in self.loss.needs]
 
 
-def plain_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
-    """Return d loss / d logits of every run, [R, K], by automatic differentiation of `plain_losses`."""
-    leaf = logits.detach().requires_grad_()
-    log_pi = torch.log_softmax(leaf, dim=1).unsqueeze(-1)
-    total = torch.stack([plain_losses(group, log_pi[group.rows], weights).sum() for group in groups]).sum()
-    return torch.autograd.grad(total, leaf)[0]
+def plain_losses(group: Group, parameters: Tensor, weights: Weights) -> Tensor:
+    """Return the expected loss of each run of a group, [G], differentiable in their parameters [G, D]."""
+    pairs = weights.pairs(group.snapshot(parameters), group.streams)
+    return _expectation(pairs.weights, group.loss(pairs), len(parameters))
+
+
+def _expectation(weights: Tensor | None, losses: Tensor, num_runs: int) -> Tensor:
+    """Return Σ w·loss of each run, where a pair of weight 0 does not count, even if infinite."""
+    assert weights is not None  # all kinds of weights give them
+    return torch.where(weights > 0, weights * losses, 0.0).reshape(num_runs, -1).sum(1)
+
+
+def plain_gradient(group: Group, parameters: Tensor, weights: Weights) -> Tensor:
+    """Return d loss / d parameters of the runs of a group, [G, D], by automatic differentiation.
+
+    For a gradient rule it is the rule's combination of the gradients of both mean negative log-likelihoods.
+    """
+    leaf = parameters.detach().requires_grad_()
+    rule = group.loss.objective.gradient_rule
+    if rule is None:
+        return torch.autograd.grad(plain_losses(group, leaf, weights).sum(), leaf)[0]
+    pairs = weights.pairs(group.snapshot(leaf), group.streams)
+    sides = torch.broadcast_tensors(-pairs.chosen.log_pi, -pairs.rejected.log_pi)
+    nlls = [_expectation(pairs.weights, nll, len(leaf)).sum() for nll in sides]
+    return rule(*(torch.autograd.grad(nll, leaf, retain_graph=nll is nlls[0])[0] for nll in nlls))
 
 
 @torch.no_grad()
 def fused_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
-    """Return d loss / d logits of every run, [R, K], from slopes on pairs and on classes."""
-    log_pi = torch.log_softmax(logits, dim=1)
-    columns = log_pi.unsqueeze(-1)
+    """Return d loss / d logits of the runs of some groups, [G, X·K], from slopes on pairs and on classes."""
+    log_pi = torch.log_softmax(logits.reshape(-1, groups[0].policies.space.num_responses), dim=1)
+    rows = groups[-1].rows.stop - groups[0].rows.start
+    columns = log_pi.view(rows, -1, 1)
     by_log_pi = torch.cat([_by_log_pi(group, group.responses(columns[group.rows]), weights) for group in groups])
-    by_log_pi = by_log_pi.squeeze(-1)
+    by_log_pi = by_log_pi.view(log_pi.shape)
     # log π = θ − log Σ e^θ, hence d/dθ = d/d log π − π · Σ d/d log π
-    return by_log_pi.addcmul_(log_pi.exp_(), by_log_pi.sum(dim=1, keepdim=True), value=-1.0)
+    return by_log_pi.addcmul_(log_pi.exp_(), by_log_pi.sum(dim=1, keepdim=True), value=-1.0).view(len(logits), -1)
 
 
 def _by_log_pi(group: Group, responses: Responses, weights: Weights) -> Tensor:
-    """Return the derivative of the expected loss of each run by log π of each class, [R, K, 1]."""
+    """Return the derivative of the expected loss of each row by log π of each response, [L, K, 1]."""
     loss, record, terms = group.loss, group.loss.objective, []
     if record.score is not None:
-        slopes = weights.slope_sums(loss, loss.score(responses), group.streams)
-        terms.append(loss.pull_back(record.score, responses, slopes))
+        terms.append(_by_scores(loss, responses, weights, group.streams))
     if record.chosen_anchor is not None:
         terms.append(loss.pull_back(record.chosen_anchor, responses, weights.chosen(group.streams)))
     if record.rejected_anchor is not None:
         terms.append(loss.pull_back(record.rejected_anchor, responses, weights.rejected(group.streams)))
     return reduce(torch.add, terms)
+
+
+def _by_scores(loss: BoundObjective, responses: Responses, weights: Weights, streams: Tensor) -> Tensor:
+    record, scores = loss.objective, loss.score(responses)
+    assert record.score is not None  # its caller asks
+    if record.rejected_score is None:
+        chosen, rejected = weights.slope_sums(loss, scores, scores, streams)
+        return loss.pull_back(record.score, responses, chosen + rejected)
+    chosen, rejected = weights.slope_sums(loss, scores, loss.rejected_score(responses), streams)
+    by_chosen = loss.pull_back(record.score, responses, chosen)
+    return by_chosen + loss.pull_back(record.rejected_score, responses, rejected)
+
+
+def gradient_of(groups: list[Group], parameters: Tensor, weights: Weights) -> Tensor:
+    """Return the gradients of all runs, [R, D + companions]: fused where that serves, plain elsewhere.
+
+    Groups stand in the order of their runs, those that are fused first.
+    """
+    fused = [group for group in groups if group.is_fused]
+    parts = []
+    if fused:
+        runs, size = slice(0, fused[-1].runs.stop), fused[0].policies.num_parameters
+        gradient = fused_gradient(fused, parameters[runs, :size], weights)
+        beside = parameters.shape[1] - size
+        parts.append(torch.nn.functional.pad(gradient, (0, beside)) if beside else gradient)
+    parts += [plain_gradient(group, parameters[group.runs], weights) for group in groups[len(fused) :]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

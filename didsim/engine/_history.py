@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from didsim._arrays import FloatArray
-from didsim.engine._metrics import METRICS
+from didsim.engine._metrics import METRICS, State
 from didsim.engine._plan import Plan
-from didsim.engine._settings import Settings
 from didsim.objectives import BoundObjective
 from didsim.policy import Policy
 from didsim.preference import Problem
@@ -24,8 +25,9 @@ class History:
         loss: the objective.
         steps: the recorded steps, int64 [N].
         metrics: one array [N] per recorded quantity, in nats where it has a unit.
-        policy: the final policy, or None if the run diverged.
+        policy: the final policy, [K], or [X, K] with prompts; None if the run diverged.
         status: "completed", or "diverged at step k".
+        prior: the final prior ζ that was learned beside the policy, [K], or None if none was.
     """
 
     problem: Problem
@@ -34,6 +36,7 @@ class History:
     metrics: Mapping[str, FloatArray]
     policy: Policy | None
     status: str
+    prior: Policy | None = None
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -44,24 +47,26 @@ class History:
 class Recorder:
     """Collects the metrics of all runs of a plan at chosen steps."""
 
-    def __init__(self, plan: Plan, settings: Settings) -> None:
+    def __init__(self, plan: Plan, parameters: Tensor) -> None:
         self._plan = plan
-        self._names = settings.metrics
-        self._excluded = np.isneginf(plan.initial.log_probs)
+        self._excluded = np.stack(
+            [np.isneginf(p.space.next_log_probs(np.atleast_2d(p.reference.log_probs))) for p in plan.problems]
+        )
         self._steps: list[int] = []
         self._values: list[list[FloatArray]] = []
-        self._add(0, plan.initial)
+        self.record(0, parameters)
 
-    def record(self, step: int, logits: FloatArray) -> None:
-        """Record the policies of all runs, given their logits [R, K]."""
-        finite = np.asarray(np.isfinite(logits).all(axis=1))
-        held = np.where(finite[:, None], logits, 0.0)  # the rows of a diverged run are dropped in the end
-        self._add(step, Policy.from_logits(np.where(self._excluded, -np.inf, held)))
-
-    def _add(self, step: int, policy: Policy) -> None:
-        self._policy = policy
+    def record(self, step: int, parameters: Tensor) -> None:
+        """Record the policies of all runs, given their parameters [R, D + companions]."""
+        finite = torch.isfinite(parameters).all(dim=1, keepdim=True)
+        # the rows of a diverged run are dropped in the end
+        self._state = self._state_of(torch.where(finite, parameters, 0.0).double())
         self._steps.append(step)
-        self._values.append([METRICS[name](self._plan.truth, self._policy) for name in self._names])
+        self._values.append([METRICS[name](self._plan.truth, self._state) for name in self._plan.metrics])
+
+    def _state_of(self, parameters: Tensor) -> State:
+        policies = self._plan.policies
+        return State(policies.policies(parameters[:, : policies.num_parameters], self._excluded), parameters)
 
     def histories(self, losses: list[BoundObjective], finite_steps: FloatArray) -> list[History]:
         """Return one history per run, in the order of the caller, for which `losses` are given.
@@ -70,7 +75,7 @@ class Recorder:
             losses: the objective of each of the caller's jobs.
             finite_steps: for each run, how many steps left it finite, [R].
         """
-        values = np.array(self._values).reshape(len(self._steps), len(self._names), len(losses))
+        values = np.array(self._values).reshape(len(self._steps), len(self._plan.metrics), len(losses))
         runs = {position: run for run, position in enumerate(self._plan.order)}
         return [
             self._history(runs[position], loss, int(finite_steps[runs[position]]), values[..., runs[position]])
@@ -85,7 +90,18 @@ class Recorder:
             problem=self._plan.problems[run],
             loss=loss,
             steps=steps,
-            metrics={name: values[: len(steps), column].copy() for column, name in enumerate(self._names)},
-            policy=Policy(self._policy.log_probs[run].copy()) if completed else None,
+            metrics={name: values[: len(steps), column].copy() for column, name in enumerate(self._plan.metrics)},
+            policy=self._policy(run) if completed else None,
             status="completed" if completed else f"diverged at step {finite_steps + 1}",
+            prior=self._prior(run) if completed and "prior" in loss.needs else None,
         )
+
+    def _policy(self, run: int) -> Policy:
+        log_probs = self._state.policy.log_probs[run].copy()
+        return Policy(log_probs if self._plan.problems[run].prompts is not None else log_probs[0])
+
+    def _prior(self, run: int) -> Policy:
+        space, size = self._plan.policies.space, self._plan.policies.num_parameters
+        decisions = space.num_contexts * space.num_actions
+        logits = self._state.parameters[run, size : size + decisions].numpy()
+        return space.policy(logits.reshape(space.num_contexts, space.num_actions))

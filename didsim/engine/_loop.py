@@ -7,10 +7,11 @@ import torch
 
 from didsim._checks import check_choice
 from didsim.engine._draws import PairBlock, dataset_blocks, sampled_blocks
-from didsim.engine._gradient import fused_gradient
+from didsim.engine._gradient import gradient_of
 from didsim.engine._history import History, Recorder
 from didsim.engine._optimisers import OPTIMISERS, clip_by_run_
 from didsim.engine._plan import Job, Plan, Stream, plan_runs
+from didsim.engine._priors import confine_priors_
 from didsim.engine._settings import Settings
 from didsim.engine._weights import DrawnWeights, TableWeights, Weights
 from didsim.objectives import BoundObjective
@@ -70,19 +71,22 @@ def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = 
 def _run(
     plan: Plan, settings: Settings, losses: list[BoundObjective], progress: Callable[[int], None] | None
 ) -> list[History]:
-    recorder = Recorder(plan, settings)
-    logits = plan.initial_logits(settings.dtype)
-    optimiser = OPTIMISERS[settings.optimiser](logits)
+    parameters = plan.initial
+    recorder = Recorder(plan, parameters)
+    optimiser = OPTIMISERS[settings.optimiser](parameters)
     weights = _weights_by_step(plan, settings)
-    finite_steps = torch.zeros(len(logits), dtype=torch.int64)
+    finite_steps = torch.zeros(len(parameters), dtype=torch.int64)
     for step in range(1, settings.steps + 1):
-        gradient = fused_gradient(plan.groups, logits, next(weights))
+        gradient = gradient_of(plan.groups, parameters, next(weights))
         if settings.clip is not None:
             clip_by_run_(gradient, settings.clip)
-        optimiser.update(logits, gradient, settings.learning_rate * settings.schedule_factor(step - 1))
-        finite_steps += (0.0 * logits).sum(1) == 0.0  # true unless some logit is infinite or NaN; faster than isfinite
+        optimiser.update(parameters, gradient, settings.learning_rate * settings.schedule_factor(step - 1))
+        if settings.trust_region is not None:
+            confine_priors_(plan, parameters, settings.trust_region)
+        # true unless some number is infinite or NaN; faster than isfinite
+        finite_steps += (0.0 * parameters).sum(1) == 0.0
         if step % settings.record_every == 0 or step == settings.steps:
-            recorder.record(step, to_array(logits))
+            recorder.record(step, parameters)
             if progress:
                 progress(step)
     return recorder.histories(losses, to_array(finite_steps))
@@ -95,13 +99,13 @@ def _weights_by_step(plan: Plan, settings: Settings) -> Iterator[Weights]:
         exact = TableWeights.from_joint(plan.joint(settings.dtype))
         while True:
             yield exact
-    num_classes = plan.problems[0].num_classes
-    per_step = len(plan.streams) * max(settings.batch_size, num_classes**2 if plan.use_table else 0)
+    sizes = (plan.problems[0].num_prompts, plan.problems[0].num_classes)
+    per_step = len(plan.streams) * max(settings.batch_size, sizes[0] * sizes[1] ** 2 if plan.use_table else 0)
     size = max(1, min(BLOCK_STEPS, BLOCK_NUMBERS // per_step))
     blocks = [_pair_blocks(stream, settings, size) for stream in plan.streams]
     layout = TableWeights.from_draws if plan.use_table else DrawnWeights.from_draws
     for drawn in zip(*blocks, strict=True):
-        block = layout([pairs.chosen for pairs in drawn], [pairs.rejected for pairs in drawn], num_classes, dtype)
+        block = layout([pairs.chosen for pairs in drawn], [pairs.rejected for pairs in drawn], *sizes, dtype)
         for step in range(size):
             yield block.at(step)
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from didsim._arrays import FloatArray
 from didsim._numerics import expectation
 from didsim.differential import did
 from didsim.engine._gradient import Group, plain_losses
 from didsim.engine._weights import TableWeights
-from didsim.info import entropy, js, kl
+from didsim.info import entropy, js, kl, mutual_information
 from didsim.policy import Policy
-from didsim.torch_bridge import finite_log, to_array, to_tensor
+from didsim.torch_bridge import finite_log, to_array
 
 TABLE_METRICS = frozenset({"loss", "accuracy"})
 """Metrics that sum over all K² pairs."""
@@ -21,19 +22,21 @@ TABLE_METRICS = frozenset({"loss", "accuracy"})
 
 @dataclass(frozen=True)
 class Truth:
-    """What the current policies of R runs are compared with; every policy is a batch [R, K].
+    """What the current policies of R runs are compared with; every policy is a batch [R, X, K].
 
     Attributes:
+        prompts: the weights p(x) of the prompts, [R, X].
         reference: π_ref.
         target: π*.
         did: q_{π*/π_ref}.
         chosen: the distribution of chosen responses.
         rejected: the distribution of rejected responses.
-        groups: the runs by objective, in float64.
+        groups: the runs by objective, in float64, with tables of pairs.
         weights: the weights of the pairs that are trained on in expectation: the population's, or the
             dataset's.
     """
 
+    prompts: FloatArray
     reference: Policy
     target: Policy
     did: Policy
@@ -43,27 +46,39 @@ class Truth:
     weights: TableWeights | None
 
 
-Metric = Callable[[Truth, Policy], FloatArray]
+@dataclass(frozen=True)
+class State:
+    """The current policies [R, X, K] and the parameters that make them, float64 [R, D + companions]."""
+
+    policy: Policy
+    parameters: Tensor
 
 
-def _expected_loss(truth: Truth, policy: Policy) -> FloatArray:
-    return _by_group(truth, policy, lambda group, log_pi: plain_losses(group, log_pi, _weights(truth)))
+Metric = Callable[[Truth, State], FloatArray]
 
 
-def _accuracy(truth: Truth, policy: Policy) -> FloatArray:
+def _mean(truth: Truth, by_prompt: FloatArray) -> FloatArray:
+    """Average a quantity of each prompt, [R, X]."""
+    return expectation(truth.prompts, by_prompt)
+
+
+def _expected_loss(truth: Truth, state: State) -> FloatArray:
+    weights = _weights(truth)
+    losses = [plain_losses(group, state.parameters[group.runs], weights) for group in truth.groups]
+    return to_array(torch.cat(losses))
+
+
+def _accuracy(truth: Truth, state: State) -> FloatArray:
     """Return the probability that the implicit reward ranks a pair as labelled; a tie counts one half."""
-
-    def accuracy(group: Group, log_pi: torch.Tensor) -> torch.Tensor:
-        reward = group.loss.implicit_reward(group.responses(log_pi))
-        ranked = 0.5 * (1.0 + torch.sign(reward - reward.mT))
-        return (ranked * _weights(truth).joint.index_select(0, group.streams)).sum((1, 2))
-
-    return _by_group(truth, policy, accuracy)
-
-
-def _by_group(truth: Truth, policy: Policy, function: Callable[[Group, torch.Tensor], torch.Tensor]) -> FloatArray:
-    log_pi = to_tensor(finite_log(policy.log_probs)).unsqueeze(-1)
-    return to_array(torch.cat([function(group, log_pi[group.rows]) for group in truth.groups]))
+    accuracies = []
+    for group in truth.groups:
+        pairs = _weights(truth).pairs(group.snapshot(state.parameters[group.runs]), group.streams)
+        reward = group.loss.implicit_reward
+        ranked = 0.5 * (1.0 + torch.sign(reward(pairs.chosen) - reward(pairs.rejected)))
+        assert pairs.weights is not None  # a table gives them
+        num_runs = group.runs.stop - group.runs.start
+        accuracies.append((ranked * pairs.weights).reshape(num_runs, -1).sum(1))
+    return to_array(torch.cat(accuracies))
 
 
 def _weights(truth: Truth) -> TableWeights:
@@ -71,30 +86,43 @@ def _weights(truth: Truth) -> TableWeights:
     return truth.weights
 
 
-def _margin(truth: Truth, policy: Policy) -> FloatArray:
-    log_ratio = finite_log(policy.log_probs) - finite_log(truth.reference.log_probs)
-    return expectation(truth.chosen.probs, log_ratio) - expectation(truth.rejected.probs, log_ratio)
+def _margin(truth: Truth, state: State) -> FloatArray:
+    log_ratio = finite_log(state.policy.log_probs) - finite_log(truth.reference.log_probs)
+    return _mean(truth, expectation(truth.chosen.probs, log_ratio) - expectation(truth.rejected.probs, log_ratio))
+
+
+def _log_likelihood(truth: Truth, responses: Policy, state: State) -> FloatArray:
+    return _mean(truth, expectation(responses.probs, state.policy.log_probs))
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "loss": _expected_loss,
-        "js_target": lambda truth, policy: js(truth.target, policy),
-        "js_did": lambda truth, policy: js(truth.did, policy),
-        "kl_target_policy": lambda truth, policy: kl(truth.target, policy),
-        "kl_policy_target": lambda truth, policy: kl(policy, truth.target),
-        "log_pi_chosen": lambda truth, policy: expectation(truth.chosen.probs, policy.log_probs),
-        "log_pi_rejected": lambda truth, policy: expectation(truth.rejected.probs, policy.log_probs),
+        "js_target": lambda truth, state: _mean(truth, js(truth.target, state.policy)),
+        "js_did": lambda truth, state: _mean(truth, js(truth.did, state.policy)),
+        "kl_target_policy": lambda truth, state: _mean(truth, kl(truth.target, state.policy)),
+        "kl_policy_target": lambda truth, state: _mean(truth, kl(state.policy, truth.target)),
+        "log_pi_chosen": lambda truth, state: _log_likelihood(truth, truth.chosen, state),
+        "log_pi_rejected": lambda truth, state: _log_likelihood(truth, truth.rejected, state),
         "margin": _margin,
         "accuracy": _accuracy,
-        "did_entropy": lambda truth, policy: entropy(did(policy, truth.reference)),
+        "did_entropy": lambda truth, state: _mean(truth, entropy(did(state.policy, truth.reference))),
+        "mutual_information": lambda truth, state: mutual_information_by_run(truth.prompts, state.policy),
     }
 )
-"""Every recorded quantity, by name.
+"""Every recorded quantity, by name; with prompts, its mean over them by their weights.
 
 `loss`: the expected loss, over the problem's pairs, or over the dataset when one is trained on; `accuracy` likewise;
 all others refer to the problem. `js_target`, `js_did`: JS(π*‖π), JS(q‖π). `kl_target_policy`, `kl_policy_target`:
 KL(π*‖π), KL(π‖π*). `log_pi_chosen`, `log_pi_rejected`: E log π(y_w), E log π(y_l). `margin`: the mean
 log-ratio margin E[h_w − h_l]. `accuracy`: how often the implicit reward ranks a pair as labelled.
-`did_entropy`: H(q_{π/π_ref}) of the current policy.
+`did_entropy`: H(q_{π/π_ref}) of the current policy. `mutual_information`: I(prompt; response), 0 without prompts.
 """
+
+
+def mutual_information_by_run(prompts: FloatArray, policy: Policy) -> FloatArray:
+    """Return the mutual information of prompt and response in each run, [R], for weights [R, X]."""
+    if prompts.shape[1] == 1:
+        return 0.0 * prompts[:, 0]
+    pairs = zip(policy.log_probs, prompts, strict=True)
+    return to_array(torch.tensor([float(mutual_information(Policy(log_pi.copy()), p)) for log_pi, p in pairs]))

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from didsim._checks import message
 from didsim.differential import did
 from didsim.engine._draws import count_table, sample_dataset
 from didsim.engine._gradient import Group
-from didsim.engine._metrics import TABLE_METRICS, Truth
+from didsim.engine._metrics import METRICS, TABLE_METRICS, Truth
+from didsim.engine._policies import PolicyClass
 from didsim.engine._settings import Settings
 from didsim.engine._weights import TableWeights
 from didsim.objectives import BoundObjective, group_key, stack
@@ -20,8 +23,11 @@ from didsim.torch_bridge import Tensor, as_dtype, finite_log, to_tensor
 
 Job = tuple[Problem, BoundObjective]
 
-TABLE_CLASSES = 64
-"""Up to this K a table of pairs is faster than a list of 512 drawn ones (`make bench` shows both)."""
+TABLE_PAIRS = 64**2
+"""Up to so many pairs X·K² a table is faster than a list of 512 drawn ones (`make bench` shows both)."""
+
+METRIC_PAIRS = 2**22
+"""Up to so many pairs the metrics that sum over all of them are recorded unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,14 @@ class Stream:
     dataset: PreferenceDataset | None
 
     def joint(self) -> np.ndarray:
-        """Return the exact weights of all pairs, float64 [K, K]: the population's, or the dataset's."""
-        if self.dataset is None:
-            return np.outer(self.problem.chosen.probs, self.problem.rejected.probs)
-        size = self.problem.num_classes
-        return count_table(self.dataset.chosen[None], self.dataset.rejected[None], size)[0] / len(self.dataset)
+        """Return the exact weights of all pairs, float64 [X, K, K]: the population's, or the dataset's."""
+        problem, dataset = self.problem, self.dataset
+        if dataset is None:
+            chosen, rejected = np.atleast_2d(problem.chosen.probs), np.atleast_2d(problem.rejected.probs)
+            return problem.prompt_weights[:, None, None] * (chosen[:, :, None] * rejected[:, None, :])
+        size, first = problem.num_classes, dataset.prompts * problem.num_classes
+        sides = [(first + side)[None] for side in (dataset.chosen, dataset.rejected)]
+        return count_table(*sides, problem.num_prompts, size)[0] / len(dataset)
 
 
 @dataclass(frozen=True)
@@ -47,53 +56,70 @@ class Plan:
     Attributes:
         order: for each run, its position in the caller's list.
         problems: the problem of each run.
-        groups: the runs by objective, in the dtype of training.
+        policies: the policy classes of all runs, in the dtype of training.
+        groups: the runs by objective, in the dtype of training; those with a fused gradient first.
         streams: the distinct sources of pairs.
-        initial: the policies from which training starts, [R, K].
+        initial: the parameters from which training starts, [R, D + companions].
         truth: what recorded policies are compared with.
+        metrics: the names of the recorded quantities.
         use_table: whether steps sum over a table of pairs.
     """
 
     order: list[int]
     problems: list[Problem]
+    policies: PolicyClass
     groups: list[Group]
     streams: list[Stream]
-    initial: Policy
+    initial: Tensor
     truth: Truth
+    metrics: tuple[str, ...]
     use_table: bool
 
-    def initial_logits(self, dtype: str) -> Tensor:
-        """Return the logits from which training starts, [R, K]."""
-        return _log_tensor(self.initial, dtype)
-
     def joint(self, dtype: str) -> Tensor:
-        """Return the exact weights of all pairs of each stream, [P, K, K]."""
+        """Return the exact weights of all pairs, [P, K, K] for the P prompts of all streams."""
         return _joint_tensor(self.streams, dtype)
 
 
 def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
     """Order jobs by objective and collect what their runs share."""
-    num_classes = _check_jobs(jobs)
-    use_table = settings.path == "table" or (settings.path == "auto" and num_classes <= TABLE_CLASSES)
+    _check_jobs(jobs)
+    first = jobs[0][0]
+    num_pairs = first.num_prompts * first.num_classes**2
+    use_table = settings.path == "table" or (settings.path == "auto" and num_pairs <= TABLE_PAIRS)
     use_table = use_table or settings.mode == "population"
-    _check_memory(len(jobs), num_classes, settings, use_table)
-    order = sorted(range(len(jobs)), key=lambda run: group_key(jobs[run][1]))
+    metrics = _metrics(settings, num_pairs)
+    _check_memory(jobs, settings, num_pairs if use_table or TABLE_METRICS & set(metrics) else settings.batch_size)
+    order = sorted(range(len(jobs)), key=lambda run: _group_order(jobs[run]))
     problems, losses = [jobs[run][0] for run in order], [jobs[run][1] for run in order]
     seeds = settings.seeds(len(jobs))
     streams, index = _share_streams(problems, [seeds[run] for run in order], settings)
-    reference = _batch([problem.reference for problem in problems])
+    policies = PolicyClass.of(problems, as_dtype(settings.dtype))
+    groups = _group(losses, policies, index, rows_per_run=first.num_prompts if use_table else 1)
     return Plan(
         order=order,
         problems=problems,
-        groups=_group(losses, reference, index, settings.dtype),
+        policies=policies,
+        groups=groups,
         streams=streams,
-        initial=_initial(problems, settings),
-        truth=_truth(problems, losses, streams, index, settings),
+        initial=_initial_parameters(problems, policies, groups, settings),
+        truth=_truth(problems, losses, streams, index, metrics),
+        metrics=metrics,
         use_table=use_table,
     )
 
 
-def _check_jobs(jobs: Sequence[Job]) -> int:
+def _group_order(job: Job) -> tuple[bool, tuple[str, ...]]:
+    """Sort by objective, and those first whose gradient needs no automatic differentiation of the policy."""
+    return (not job[1].sees_responses_only, group_key(job[1]))
+
+
+def _metrics(settings: Settings, num_pairs: int) -> tuple[str, ...]:
+    if settings.metrics is not None:
+        return settings.metrics
+    return tuple(name for name in METRICS if num_pairs <= METRIC_PAIRS or name not in TABLE_METRICS)
+
+
+def _check_jobs(jobs: Sequence[Job]) -> None:
     accepted = "at least one pair (problem, objective), in a list"
     if isinstance(jobs, str) or not isinstance(jobs, Sequence):
         raise TypeError(message("jobs", accepted, jobs))
@@ -106,10 +132,17 @@ def _check_jobs(jobs: Sequence[Job]) -> int:
             case _:
                 hint = 'Make them with didsim.Problem… and didsim.objective("dpo", …).'
                 raise TypeError(message("a job", "a pair (problem, objective)", job, hint))
-    sizes = {problem.num_classes for problem, _ in jobs}
-    if len(sizes) > 1:
-        raise ValueError(message("num_classes of all jobs", "the same", sorted(sizes)))
-    return sizes.pop()
+    problems = [problem for problem, _ in jobs]
+    _check_alike("num_classes of all jobs", [problem.num_classes for problem in problems])
+    _check_alike("the spaces of all jobs", [str(problem.space) for problem in problems])
+    _check_alike("the numbers of prompts of all jobs", [problem.num_prompts for problem in problems])
+    features = [0 if problem.features is None else problem.features.shape[-1] for problem in problems]
+    _check_alike("the numbers of features of all jobs", features)
+
+
+def _check_alike(name: str, values: list[Any]) -> None:
+    if len(set(values)) > 1:
+        raise ValueError(message(name, "the same", sorted(set(values)), "Train them in separate calls."))
 
 
 def _check_one_run(loss: BoundObjective) -> None:
@@ -119,18 +152,21 @@ def _check_one_run(loss: BoundObjective) -> None:
             raise ValueError(message(f"{name} of a job", "one number", f"a tensor of {value.numel()}", hint))
 
 
-def _check_memory(num_runs: int, num_classes: int, settings: Settings, use_table: bool) -> None:
-    per_pair = num_classes**2 if use_table or TABLE_METRICS & set(settings.metrics) else settings.batch_size
-    needed = 8 * num_runs * (6 * per_pair + 20 * num_classes)
-    needed += 8 * num_runs * len(settings.metrics) * (settings.steps // settings.record_every + 2)
+def _check_memory(jobs: Sequence[Job], settings: Settings, pairs: int) -> None:
+    problem, num_runs = jobs[0][0], len(jobs)
+    numbers = problem.num_prompts * (problem.space.num_contexts * problem.space.num_actions + problem.num_classes)
+    if problem.features is not None:
+        numbers += problem.features.size
+    needed = 8 * num_runs * (6 * pairs + 12 * numbers)
+    needed += 8 * num_runs * len(METRICS) * (settings.steps // settings.record_every + 2)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     if needed > available:
-        got = f"about {needed / 2**30:.1f} GiB for {num_runs} runs of {num_classes} classes"
+        got = f"about {needed / 2**30:.1f} GiB for {num_runs} runs of {problem.num_classes} classes"
         hint = "Use fewer runs or classes, or leave out the metrics loss and accuracy: they need K² numbers."
         raise ValueError(message("memory of the batch", f"below {available / 2**30:.1f} GiB", got, hint))
 
 
-def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings) -> tuple[list[Stream], Tensor]:
+def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings) -> tuple[list[Stream], np.ndarray]:
     """Return the distinct streams, and for each run the number of its own."""
     numbers: dict[tuple[bytes, int], int] = {}
     streams: list[Stream] = []
@@ -139,8 +175,9 @@ def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings
         if key not in numbers:
             numbers[key] = len(streams)
             streams.append(Stream(problem, seed, _dataset(problem, seed, settings)))
-    index = [numbers[problem.pair_digest, seed] for problem, seed in zip(problems, seeds, strict=True)]
-    return streams, to_tensor(np.array(index))
+    return streams, np.array(
+        [numbers[problem.pair_digest, seed] for problem, seed in zip(problems, seeds, strict=True)]
+    )
 
 
 def _dataset(problem: Problem, seed: int, settings: Settings) -> PreferenceDataset | None:
@@ -151,71 +188,105 @@ def _dataset(problem: Problem, seed: int, settings: Settings) -> PreferenceDatas
         seen = np.union1d(dataset.chosen, dataset.rejected)
         if seen[-1] >= problem.num_classes:
             raise ValueError(message("dataset", f"of classes below {problem.num_classes}", f"class {seen[-1]}"))
-        if np.any(np.isneginf(problem.reference.log_probs[seen])):
+        if dataset.prompts.max() >= problem.num_prompts:
+            got = f"prompt {dataset.prompts.max()}"
+            raise ValueError(message("dataset", f"of prompts below {problem.num_prompts}", got))
+        log_ref = np.atleast_2d(problem.reference.log_probs)
+        if any(np.any(np.isneginf(log_ref[dataset.prompts, side])) for side in (dataset.chosen, dataset.rejected)):
             raise ValueError(message("dataset", "of classes that the reference does not exclude", seen.tolist()))
     return dataset
 
 
-def _group(losses: list[BoundObjective], reference: Policy, streams: Tensor, dtype: str) -> list[Group]:
+def _group(losses: list[BoundObjective], policies: PolicyClass, index: np.ndarray, rows_per_run: int) -> list[Group]:
     """Collect runs, already ordered, into groups of one objective."""
-    log_ref = _log_tensor(reference, dtype).unsqueeze(-1)
     keys = [group_key(loss) for loss in losses]
     starts = [run for run, key in enumerate(keys) if run == 0 or key != keys[run - 1]]
-    rows = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True)]
-    return [
-        Group(
-            stack(losses[run], log_ref.dtype),
-            run,
-            streams[run],
-            log_ref[run],
-            log_ref.new_ones(()).expand_as(log_ref[run]),
-        )
-        for run in rows
-    ]
+    runs = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True)]
+    return [_one_group(losses[part], policies[part], part, index[part], rows_per_run) for part in runs]
+
+
+def _one_group(
+    losses: list[BoundObjective], policies: PolicyClass, runs: slice, index: np.ndarray, rows_per_run: int
+) -> Group:
+    repeated = [loss for loss in losses for _ in range(rows_per_run)]
+    log_ref = policies.log_ref.reshape(len(repeated), -1, 1)
+    lengths = to_tensor(policies.space.lengths, log_ref.dtype)
+    return Group(
+        loss=stack(repeated, log_ref.dtype),
+        policies=policies,
+        runs=runs,
+        rows=slice(runs.start * rows_per_run, runs.stop * rows_per_run),
+        # a stream has a table for each prompt, and a single list
+        streams=to_tensor((index[:, None] * rows_per_run + np.arange(rows_per_run)).ravel()),
+        log_ref=log_ref,
+        length=lengths.repeat(log_ref.shape[1] // len(lengths))[None, :, None].expand_as(log_ref),
+    )
 
 
 def _truth(
     problems: list[Problem],
     losses: list[BoundObjective],
     streams: list[Stream],
-    index: Tensor,
-    settings: Settings,
+    index: np.ndarray,
+    metrics: tuple[str, ...],
 ) -> Truth:
     reference, target = _batch([p.reference for p in problems]), _batch([p.target for p in problems])
-    weights = None
-    if TABLE_METRICS & set(settings.metrics):
+    groups, weights = [], None
+    if TABLE_METRICS & set(metrics):
+        exact = PolicyClass.of(problems, as_dtype("float64"))
+        groups = _group(losses, exact, index, rows_per_run=problems[0].num_prompts)
         weights = TableWeights.from_joint(_joint_tensor(streams, "float64"))
     return Truth(
+        prompts=np.stack([problem.prompt_weights for problem in problems]),
         reference=reference,
         target=target,
         did=did(target, reference),
         chosen=_batch([p.chosen for p in problems]),
         rejected=_batch([p.rejected for p in problems]),
-        groups=_group(losses, reference, index, "float64"),
+        groups=groups,
         weights=weights,
     )
 
 
-def _initial(problems: list[Problem], settings: Settings) -> Policy:
-    if settings.initial_policy is None:
-        return _batch([problem.reference for problem in problems])
+def _initial_parameters(
+    problems: list[Problem], policies: PolicyClass, groups: list[Group], settings: Settings
+) -> Tensor:
+    """Return the parameters of the initial policies, and of what is learned beside them."""
+    if policies.features is not None:
+        if settings.initial_policy is not None:
+            hint = "A restricted policy starts at the reference, at w = 0."
+            raise ValueError(message("initial_policy", "left out for problems with features", "one", hint))
+        start = policies.next_log_ref.new_zeros(len(problems), policies.num_parameters)
+    else:
+        logits = [p.space.next_log_probs(_initial(p, settings).log_probs) for p in problems]
+        start = to_tensor(finite_log(np.stack(logits)), as_dtype(settings.dtype)).reshape(len(problems), -1)
+    beside = max(group.num_companions for group in groups)
+    parameters = torch.nn.functional.pad(start, (0, beside))
+    for group in groups:
+        end = policies.num_parameters
+        for values in group.initial_companions().values():
+            parameters[group.runs, end : end + values.shape[1]] = values
+            end += values.shape[1]
+    return parameters
+
+
+def _initial(problem: Problem, settings: Settings) -> Policy:
     initial = settings.initial_policy
-    for problem in problems:
-        if initial.log_probs.shape != (problem.num_classes,):
-            raise ValueError(message("initial_policy", f"of shape [{problem.num_classes}]", initial.log_probs.shape))
-        if np.any(np.isneginf(initial.log_probs) != np.isneginf(problem.reference.log_probs)):
-            got = "a probability of 0 for other classes"
-            raise ValueError(message("initial_policy", "positive where the reference is, and nowhere else", got))
-    return _batch([initial] * len(problems))
+    if initial is None:
+        return Policy(np.atleast_2d(problem.reference.log_probs))
+    if initial.log_probs.shape != problem.reference.log_probs.shape:
+        accepted = f"of shape {list(problem.reference.log_probs.shape)}"
+        raise ValueError(message("initial_policy", accepted, initial.log_probs.shape))
+    if np.any(np.isneginf(initial.log_probs) != np.isneginf(problem.reference.log_probs)):
+        got = "a probability of 0 for other classes"
+        raise ValueError(message("initial_policy", "positive where the reference is, and nowhere else", got))
+    return Policy(np.atleast_2d(initial.log_probs))
 
 
 def _batch(policies: list[Policy]) -> Policy:
-    return Policy(np.stack([policy.log_probs for policy in policies]))
-
-
-def _log_tensor(policy: Policy, dtype: str) -> Tensor:
-    return to_tensor(finite_log(policy.log_probs), as_dtype(dtype))
+    """Stack the policies of all runs, [R, X, K]."""
+    return Policy(np.stack([np.atleast_2d(policy.log_probs) for policy in policies]))
 
 
 def _joint_tensor(streams: list[Stream], dtype: str) -> Tensor:
-    return to_tensor(np.stack([stream.joint() for stream in streams]), as_dtype(dtype))
+    return to_tensor(np.concatenate([stream.joint() for stream in streams]), as_dtype(dtype))

@@ -1,10 +1,10 @@
 """The settings of a training run, checked when they are made."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from didsim._checks import POSITIVE, check_choice, check_integer, check_number, message
+from didsim._checks import NON_NEGATIVE, POSITIVE, check_choice, check_integer, check_number, message
 from didsim.engine._draws import MODES
 from didsim.engine._metrics import METRICS
 from didsim.engine._optimisers import OPTIMISERS, SCHEDULES
@@ -35,10 +35,12 @@ class Settings:
         dataset: for the mode "dataset": the pairs, or how many to draw from each problem.
         initial_policy: where training starts; the problem's reference by default.
         record_every: steps between two records; the first and the last state are always recorded.
-        metrics: the names of the recorded quantities, from `METRICS`.
+        metrics: the names of the recorded quantities, from `METRICS`; by default all, but for those that sum over
+            K² pairs where K is large.
         dtype: "float32" or "float64"; metrics are always computed in float64.
         path: "table" sums over the K × K table of pairs, "gather" over the drawn pairs; both give the same
             numbers, and "auto" takes the faster.
+        trust_region: keep a learned prior of MI-DPO at KL(ζ ‖ π_ref) of at most so many nats; None lets it go.
     """
 
     steps: int = 6000
@@ -52,9 +54,10 @@ class Settings:
     dataset: PreferenceDataset | int | None = None
     initial_policy: Policy | None = None
     record_every: int = 50
-    metrics: tuple[str, ...] = field(default_factory=lambda: tuple(METRICS))
+    metrics: tuple[str, ...] | None = None
     dtype: str = "float32"
     path: str = "auto"
+    trust_region: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in self._checked().items():
@@ -74,7 +77,10 @@ class Settings:
             "mode": check_choice("mode", self.mode, MODES),
             "dtype": check_choice("dtype", self.dtype, DTYPES),
             "path": self._checked_path(),
-            "metrics": _check_metrics(self.metrics),
+            "metrics": None if self.metrics is None else _check_metrics(self.metrics),
+            "trust_region": (
+                None if self.trust_region is None else check_number("trust_region", self.trust_region, NON_NEGATIVE)
+            ),
             "dataset": self._checked_dataset(),
             "initial_policy": self._checked_initial_policy(),
         }

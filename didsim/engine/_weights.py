@@ -1,7 +1,9 @@
 """The weights of pairs at one step: a K × K table, or a list of drawn pairs. Both give the same sums.
 
-Runs share weights: `Weights` hold one table or list per *stream* (a problem with a seed), P of them, and
-`streams` [R] says which one each run sees.
+Runs share weights: `Weights` hold one table or list per *stream* (a problem with a seed), and `streams` [L] says
+which one each row of a batch sees. With tables a row is one prompt of one run, and each prompt of a stream has its
+table; with lists a row is a run, and a response to a prompt x has the number x·K + y. K stands for the responses of
+one row.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,8 @@ from torch import Tensor
 
 from didsim._arrays import IntArray
 from didsim.engine._draws import count_table
-from didsim.objectives import BoundObjective, Pairs, Responses
+from didsim.engine._policies import Snapshot
+from didsim.objectives import BoundObjective, Pairs
 from didsim.torch_bridge import to_tensor
 
 
@@ -22,25 +25,27 @@ class Weights(Protocol):
     """Non-negative weights of pairs that sum to 1 for each stream."""
 
     def chosen(self, streams: Tensor) -> Tensor:
-        """Return the weight of each class as a chosen response, [R, K, 1]."""
+        """Return the weight of each class as a chosen response, [L, K, 1]."""
         ...
 
     def rejected(self, streams: Tensor) -> Tensor:
-        """Return the weight of each class as a rejected response, [R, K, 1]."""
+        """Return the weight of each class as a rejected response, [L, K, 1]."""
         ...
 
-    def slope_sums(self, loss: BoundObjective, scores: Tensor, streams: Tensor) -> Tensor:
-        """Return the derivative of Σ w·link(score_i − score_j) by the score of each class, [R, K, 1]."""
+    def slope_sums(
+        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the derivatives of Σ w·link(chosen_i − rejected_j) by the scores of each class, [L, K, 1]."""
         ...
 
-    def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
-        """Lay out the pairs of each run with their weights, [R, ...], for the plain evaluation of a loss."""
+    def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
+        """Lay out the pairs of each run with their weights, for the plain evaluation of a loss."""
         ...
 
 
 @dataclass(frozen=True)
 class TableWeights:
-    """Weights as tables: joint [P, K, K] and its margins, chosen [P, K, 1] and rejected [P, K, 1]."""
+    """Weights as tables, P for all prompts of all streams: joint [P, K, K], and its margins [P, K, 1]."""
 
     joint: Tensor
     chosen_margin: Tensor
@@ -53,11 +58,16 @@ class TableWeights:
 
     @classmethod
     def from_draws(
-        cls, chosen: Sequence[IntArray], rejected: Sequence[IntArray], num_classes: int, dtype: torch.dtype
+        cls,
+        chosen: Sequence[IntArray],
+        rejected: Sequence[IntArray],
+        num_prompts: int,
+        num_classes: int,
+        dtype: torch.dtype,
     ) -> "TableWeights":
-        """Count drawn pairs, one array [S, B] per stream, into tables [S, P, K, K] that sum to 1."""
-        tables = [count_table(*classes, num_classes) for classes in zip(chosen, rejected, strict=True)]
-        joint = torch.stack([to_tensor(table, dtype) for table in tables], dim=1)
+        """Count drawn pairs, one array [S, B] per stream, into tables [S, P, K, K] that sum to 1 for each stream."""
+        tables = [count_table(*numbers, num_prompts, num_classes) for numbers in zip(chosen, rejected, strict=True)]
+        joint = torch.cat([to_tensor(table, dtype) for table in tables], dim=1)
         return cls.from_joint(joint.div_(chosen[0].shape[1]))
 
     def at(self, step: int) -> "TableWeights":
@@ -65,22 +75,29 @@ class TableWeights:
         return TableWeights(self.joint[step], self.chosen_margin[step], self.rejected_margin[step])
 
     def chosen(self, streams: Tensor) -> Tensor:
-        """Return the weight of each class as a chosen response, [R, K, 1]."""
+        """Return the weight of each class as a chosen response, [L, K, 1]."""
         return self.chosen_margin.index_select(0, streams)
 
     def rejected(self, streams: Tensor) -> Tensor:
-        """Return the weight of each class as a rejected response, [R, K, 1]."""
+        """Return the weight of each class as a rejected response, [L, K, 1]."""
         return self.rejected_margin.index_select(0, streams)
 
-    def slope_sums(self, loss: BoundObjective, scores: Tensor, streams: Tensor) -> Tensor:
+    def slope_sums(
+        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Sum link slopes over rows and columns of the table."""
-        slopes = loss.slope(scores - scores.mT).mul_(self.joint.index_select(0, streams))
-        return (slopes.sum(2) - slopes.sum(1)).unsqueeze(-1)
+        slopes = loss.slope(chosen - rejected.mT).mul_(self.joint.index_select(0, streams))
+        return slopes.sum(2).unsqueeze(-1), slopes.sum(1).neg_().unsqueeze(-1)
 
-    def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
-        """Lay chosen responses along rows [R, K, 1] and rejected ones along columns [R, 1, K]."""
-        columns = responses.map(lambda part: part.mT)
-        return Pairs(responses, columns, self.joint.index_select(0, streams))
+    def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
+        """Lay chosen responses along rows [L, K, 1] and rejected ones along columns [L, 1, K]."""
+        every = snapshot.every_response()
+        return Pairs(
+            every.map(lambda part: part.unsqueeze(2)),
+            every.map(lambda part: part.unsqueeze(1)),
+            self.joint.index_select(0, streams),
+            snapshot.policies.num_prompts,
+        )
 
 
 @dataclass(frozen=True)
@@ -94,39 +111,44 @@ class DrawnWeights:
 
     @classmethod
     def from_draws(
-        cls, chosen: Sequence[IntArray], rejected: Sequence[IntArray], num_classes: int, dtype: torch.dtype
+        cls,
+        chosen: Sequence[IntArray],
+        rejected: Sequence[IntArray],
+        num_prompts: int,
+        num_classes: int,
+        dtype: torch.dtype,
     ) -> "DrawnWeights":
         """Take drawn pairs, one array [S, B] per stream, as lists [S, P, B]."""
         lists = [torch.stack([to_tensor(classes) for classes in side], dim=1) for side in (chosen, rejected)]
-        return cls(lists[0], lists[1], num_classes, dtype)
+        return cls(lists[0], lists[1], num_prompts * num_classes, dtype)
 
     def at(self, step: int) -> "DrawnWeights":
         """Return the pairs of one step of a block [S, P, B]."""
         return DrawnWeights(self.chosen_classes[step], self.rejected_classes[step], self.num_classes, self.dtype)
 
     def chosen(self, streams: Tensor) -> Tensor:
-        """Return the weight of each class as a chosen response, [R, K, 1]."""
+        """Return the weight of each class as a chosen response, [L, K, 1]."""
         return self._chosen_margin.index_select(0, streams)
 
     def rejected(self, streams: Tensor) -> Tensor:
-        """Return the weight of each class as a rejected response, [R, K, 1]."""
+        """Return the weight of each class as a rejected response, [L, K, 1]."""
         return self._rejected_margin.index_select(0, streams)
 
-    def slope_sums(self, loss: BoundObjective, scores: Tensor, streams: Tensor) -> Tensor:
+    def slope_sums(
+        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Gather the scores of the pairs, and scatter the slopes back to their classes."""
         winners, losers = self._gathered(streams)
-        slopes = loss.slope(scores.gather(1, winners) - scores.gather(1, losers)).div_(winners.shape[1])
-        return torch.zeros_like(scores).scatter_add_(1, winners, slopes).scatter_add_(1, losers, -slopes)
+        slopes = loss.slope(chosen.gather(1, winners) - rejected.gather(1, losers)).div_(winners.shape[1])
+        by_chosen = torch.zeros_like(chosen).scatter_add_(1, winners, slopes)
+        return by_chosen, torch.zeros_like(rejected).scatter_add_(1, losers, slopes.neg_())
 
-    def pairs(self, responses: Responses, streams: Tensor) -> Pairs:
-        """Gather both responses of each pair, [R, B, 1]."""
-        winners, losers = self._gathered(streams)
-        weights = torch.full(winners.shape, 1.0 / winners.shape[1], dtype=self.dtype)
-        return Pairs(
-            responses.map(lambda part: part.gather(1, winners)),
-            responses.map(lambda part: part.gather(1, losers)),
-            weights,
-        )
+    def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
+        """Take both responses of each pair, [L, B, 1]."""
+        sides = (self.chosen_classes.index_select(0, streams), self.rejected_classes.index_select(0, streams))
+        chosen, rejected = (snapshot.drawn_responses(side).map(lambda part: part.unsqueeze(2)) for side in sides)
+        weights = torch.full((*sides[0].shape, 1), 1.0 / sides[0].shape[1], dtype=self.dtype)
+        return Pairs(chosen, rejected, weights, 1)
 
     def _gathered(self, streams: Tensor) -> tuple[Tensor, Tensor]:
         winners = self.chosen_classes.index_select(0, streams).unsqueeze(-1)

@@ -179,16 +179,16 @@ def aot(pairs: Pairs, *, beta: float | Tensor) -> Tensor:
     """S(β (quantile of log π_w − log π_l − the same quantile of log π_ref,w − log π_ref,l))."""
     policy = pairs.chosen.log_pi - pairs.rejected.log_pi
     reference = pairs.chosen.reference - pairs.rejected.reference
-    return pairs.quantile_coupling(policy, reference, _logistic_cost(beta))
+    return pairs.quantile_coupling(beta * policy, beta * reference, _logistic_cost)
 
 
 def aot_unpaired(pairs: Pairs, *, beta: float | Tensor) -> Tensor:
     """S(β (quantile of h_w − the same quantile of h_l))."""
-    return pairs.quantile_coupling(pairs.chosen.log_ratio, pairs.rejected.log_ratio, _logistic_cost(beta))
+    return pairs.quantile_coupling(beta * pairs.chosen.log_ratio, beta * pairs.rejected.log_ratio, _logistic_cost)
 
 
-def _logistic_cost(beta: float | Tensor):
-    return lambda x, y: softplus_neg(beta * (x - y))
+def _logistic_cost(x: Tensor, y: Tensor) -> Tensor:
+    return softplus_neg(x - y)
 
 
 def scaled_reward(y: Responses, *, beta: float | Tensor, length_normalise: bool) -> Tensor:

@@ -36,6 +36,10 @@ class Vocabulary(Protocol):
         """Return log Σ_v π(v|y_<t)² at each position."""
         ...
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Vocabulary":
+        """Lay out every sum anew by a function."""
+        ...
+
 
 @dataclass(frozen=True)
 class NextTokens:
@@ -74,6 +78,10 @@ class NextTokens:
         """Return log Σ_v π²."""
         return torch.logsumexp(2.0 * self.log_pi, dim=-1)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Mapped":
+        """Return the same sums, laid out anew by a function once they are known."""
+        return Mapped(self, function)
+
     @property
     def _reference(self) -> Tensor:
         return required(self.log_ref, "the reference's next-token distributions", "give NextTokens its log_ref=")
@@ -109,6 +117,10 @@ class Mapped:
         """Return log Σ_v π² at each position."""
         return self.function(self.vocabulary.log_collision())
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Mapped":
+        """Return the same sums, laid out once more."""
+        return Mapped(self, function)
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -137,7 +149,7 @@ class Tokens:
         parts = {
             name: None if part is None else function(part) for name, part in vars(self).items() if name != "vocabulary"
         }
-        vocabulary = None if self.vocabulary is None else Mapped(self.vocabulary, function)
+        vocabulary = None if self.vocabulary is None else self.vocabulary.map(function)
         return replace(self, **parts, vocabulary=vocabulary)
 
     def total(self, values: Tensor) -> Tensor:
