@@ -92,10 +92,10 @@ class Problem:
             raise ValueError(message("the number of classes of the policies", "that of the space", got))
         shapes = {policy.log_probs.shape for policy in (self.reference, self.target, self.rejected, self.chosen)}
         if shapes != {accepted}:
-            hint = "Policies [X, K] need prompts=, the weights of X prompts." if self.prompts is None else ""
-            raise ValueError(
-                message("the policies of a problem", f"of one shape {list(accepted)}", sorted(shapes), hint)
-            )
+            alone = self.prompts is None
+            hint = "Policies [X, K] need prompts=, the weights of X prompts." if alone else ""
+            shape = "[K]" if alone else f"[{len(self.prompts)}, K]"
+            raise ValueError(message("the policies of a problem", f"of one shape {shape}", sorted(shapes), hint))
         excluded = np.isneginf(self.reference.log_probs)
         for name in ("chosen", "rejected", "target"):
             if np.any(excluded & np.isfinite(getattr(self, name).log_probs)):
@@ -223,6 +223,16 @@ class Problem:
     def prompt_weights(self) -> FloatArray:
         """The weights p(x) of the prompts, [X]; [1] when there is none."""
         return np.ones(1) if self.prompts is None else self.prompts
+
+    @cached_property
+    def next_log_ref(self) -> FloatArray:
+        """The log-probabilities log π_ref(a|x, c) of each decision, [X, N, A]; X is 1 when there is no prompt."""
+        return self.space.next_log_probs(np.atleast_2d(self.reference.log_probs))
+
+    def token_weight(self, name: str) -> FloatArray:
+        """Return the numbers of that name of each decision, [N·A]; ones unless they were given."""
+        decisions = self.space.num_contexts * self.space.num_actions
+        return self.token_weights.get(name, np.ones(decisions))
 
     @cached_property
     def did(self) -> Policy:

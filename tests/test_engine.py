@@ -1,7 +1,6 @@
 """Training: against closed forms, against plain loops over pairs, alone and in a batch, and where it fails."""
 
 import dataclasses
-import itertools
 import math
 import re
 
@@ -24,9 +23,10 @@ from didsim import (
 )
 from didsim.engine import OPTIMISERS, SCHEDULES, Settings
 from didsim.engine._draws import sampled_blocks
-from didsim.engine._gradient import fused_gradient, plain_gradient
+from didsim.engine._gradient import gradient_of, plain_gradient
 from didsim.engine._plan import plan_runs
 from didsim.engine._weights import DrawnWeights, TableWeights
+from didsim.objectives import NextTokens, Responses, Tokens
 from didsim.torch_bridge import threads
 
 CONVERGED = 1e-10
@@ -52,10 +52,19 @@ FINISHED = re.compile(r"completed|diverged at step [1-9]\d*")
 
 
 def grid(name: str) -> list:
-    """Every point of the search grid of an objective."""
-    parameters = OBJECTIVES[name].parameters
-    points = itertools.product(*(parameter.grid for parameter in parameters.values()))
-    return [objective(name, **dict(zip(parameters, point, strict=True))) for point in points]
+    """Every point of the search grid of an objective; the marginal prior is left out: with one prompt it is π itself."""
+    return [objective(name, **point) for point in OBJECTIVES[name].grid() if point.get("prior") != "marginal"]
+
+
+def test_mi_dpo_under_the_marginal_of_a_single_prompt_has_nothing_to_learn():
+    history = train(skewed_problem(5), objective("mi_dpo", prior="marginal"), steps=5, dtype="float64")
+    np.testing.assert_allclose(history.metrics["loss"], math.log(2.0), rtol=ROUNDING)
+    np.testing.assert_allclose(history.policy.log_probs, history.problem.reference.log_probs, rtol=0.0, atol=ROUNDING)
+
+
+def plain_gradients(groups, parameters, weights):
+    """The definition, group by group."""
+    return torch.cat([plain_gradient(group, parameters[group.runs], weights) for group in groups])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -169,8 +178,8 @@ def gradient_batch(name: str, num_classes: int = 9):
     """A plan with the grid of an objective on several problems, and logits away from the reference."""
     jobs = [(problem, loss) for problem in several_problems(num_classes) for loss in grid(name)]
     plan = plan_runs(jobs, Settings(mode="population", steps=1, dtype="float64", metrics=("js_target",)))
-    noise = np.random.default_rng(7).standard_normal((len(jobs), num_classes))
-    return plan, plan.initial_logits("float64") + torch.tensor(noise)
+    noise = np.random.default_rng(7).standard_normal(plan.initial.shape)
+    return plan, plan.initial + torch.tensor(noise)
 
 
 def drawn_pairs(plan, num_classes: int, batch_size: int = 40):
@@ -180,27 +189,27 @@ def drawn_pairs(plan, num_classes: int, batch_size: int = 40):
         [rng.choice(np.flatnonzero(stream.problem.chosen.probs), (1, batch_size)) for stream in plan.streams]
         for _ in range(2)
     ]
-    return (*sides, num_classes, torch.float64)
+    return (*sides, 1, num_classes, torch.float64)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_fused_gradient_is_the_plain_one_over_a_table(name):
     plan, logits = gradient_batch(name)
     weights = TableWeights.from_joint(plan.joint("float64"))
-    plain = plain_gradient(plan.groups, logits, weights)
-    assert_rows_close(fused_gradient(plan.groups, logits, weights), plain)
+    plain = plain_gradients(plan.groups, logits, weights)
+    assert_rows_close(gradient_of(plan.groups, logits, weights), plain)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_fused_gradient_is_the_plain_one_over_drawn_pairs(name):
     plan, logits = gradient_batch(name)
     weights = DrawnWeights.from_draws(*drawn_pairs(plan, 9)).at(0)
-    plain = plain_gradient(plan.groups, logits, weights)
-    assert_rows_close(fused_gradient(plan.groups, logits, weights), plain)
+    plain = plain_gradients(plan.groups, logits, weights)
+    assert_rows_close(gradient_of(plan.groups, logits, weights), plain)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("gradient", [plain_gradient, fused_gradient])
+@pytest.mark.parametrize("gradient", [plain_gradients, gradient_of])
 def test_a_table_and_a_list_of_the_same_pairs_give_the_same_gradient(name, gradient):
     plan, logits = gradient_batch(name)
     pairs = drawn_pairs(plan, 9)
@@ -212,10 +221,10 @@ def test_gradients_of_mixed_objectives_are_those_of_each():
     problems = several_problems(9)
     jobs = [(problem, loss) for problem in problems for name in PAPER_METHODS for loss in grid(name)]
     plan = plan_runs(jobs, Settings(mode="population", steps=1, dtype="float64"))
-    logits = plan.initial_logits("float64") + torch.tensor(np.random.default_rng(9).standard_normal((len(jobs), 9)))
+    logits = plan.initial + torch.tensor(np.random.default_rng(9).standard_normal((len(jobs), 9)))
     before = logits.clone()
     weights = TableWeights.from_joint(plan.joint("float64"))
-    assert_rows_close(fused_gradient(plan.groups, logits, weights), plain_gradient(plan.groups, logits, weights))
+    assert_rows_close(gradient_of(plan.groups, logits, weights), plain_gradients(plan.groups, logits, weights))
     np.testing.assert_array_equal(logits.numpy(), before.numpy())
 
 
@@ -223,8 +232,8 @@ def test_gradients_of_mixed_objectives_are_those_of_each():
 def test_a_gradient_sums_to_zero_over_the_classes(name):
     """Adding a constant to all logits changes no policy."""
     plan, logits = gradient_batch(name)
-    gradient = fused_gradient(plan.groups, logits, TableWeights.from_joint(plan.joint("float64")))
-    total = gradient.sum(dim=1).abs() / gradient.abs().amax(dim=1)
+    gradient = gradient_of(plan.groups, logits, TableWeights.from_joint(plan.joint("float64")))
+    total = gradient[:, :9].sum(dim=1).abs() / gradient.abs().amax(dim=1)
     assert float(total.max()) < ROUNDING
 
 
@@ -272,25 +281,34 @@ def test_the_recorded_loss_is_a_double_loop_over_pairs(name, make):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_recorded_loss_is_the_mean_of_the_loss_of_single_pairs(name):
-    """The same for every registered objective, with its own formula on one pair at a time."""
+def test_the_recorded_loss_is_that_of_a_batch_of_all_weighted_pairs(name):
+    """The same for every registered objective, on pairs that are made by hand and not by the engine."""
     problem = skewed_problem(5, seed=6)
-    ones = torch.ones(1, dtype=torch.float64)
-    log_ref = [torch.tensor([value]) for value in problem.reference.log_probs]
-    for history in train_many([(problem, loss) for loss in grid(name)[:3]], steps=20, dtype="float64"):
-        log_pi = [torch.tensor([value]) for value in history.policy.log_probs]
-        total = 0.0
-        for (i, p), (j, q) in itertools.product(enumerate(problem.chosen.probs), enumerate(problem.rejected.probs)):
-            pair = Pairs.from_log_probs(
-                log_pi_chosen=log_pi[i],
-                log_pi_rejected=log_pi[j],
-                log_ref_chosen=log_ref[i],
-                log_ref_rejected=log_ref[j],
-                length_chosen=ones,
-                length_rejected=ones,
-            )
-            total += p * q * history.loss(pair).item()
+    for history in train_many([(problem, loss) for loss in grid(name)[:12]], steps=20, dtype="float64"):
+        pairs = all_pairs(problem, history)
+        total = (pairs.weights * history.loss(pairs)).sum().item()
         assert history.metrics["loss"][-1] == pytest.approx(total, rel=ROUNDING)
+
+
+def all_pairs(problem: Problem, history) -> Pairs:
+    """Every pair of classes as one batch [K²] of responses of one token, with the weight that it has."""
+    chosen, rejected = (side.ravel() for side in np.indices((problem.num_classes,) * 2))
+    log_pi, log_ref = (torch.tensor(p.log_probs) for p in (history.policy, problem.reference))
+    mean_kl = (log_pi.exp() * (log_pi - log_ref)).sum()
+
+    def side(classes: np.ndarray) -> Responses:
+        tokens = Tokens(
+            log_pi[classes, None],
+            torch.ones(len(classes), 1, dtype=torch.bool),
+            log_ref[classes, None],
+            NextTokens(*(table.expand(len(classes), 1, -1) for table in (log_pi, log_ref))),
+        )
+        zeta = None if history.prior is None else torch.tensor(history.prior.log_probs)[classes]
+        ones = torch.ones(len(classes), dtype=torch.float64)
+        return Responses(log_pi[classes], log_ref[classes], ones, tokens, log_pi[classes], zeta, mean_kl)
+
+    weights = problem.chosen.probs[chosen] * problem.rejected.probs[rejected]
+    return Pairs(side(chosen), side(rejected), torch.tensor(weights))
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -299,7 +317,7 @@ def test_the_plain_gradient_is_the_slope_of_the_double_loop(name):
     losses = grid(name)
     plan = plan_runs([(problem, loss) for loss in losses], Settings(mode="population", steps=1, dtype="float64"))
     theta = np.random.default_rng(10).standard_normal(5)
-    gradient = plain_gradient(
+    gradient = plain_gradients(
         plan.groups, torch.tensor(np.tile(theta, (len(losses), 1))), TableWeights.from_joint(plan.joint("float64"))
     )
     for run, position in enumerate(plan.order):
@@ -518,6 +536,7 @@ def metrics_by_hand(problem: Problem, policy: Policy, loss, reward: np.ndarray) 
     return {
         "loss": loss_by_hand(problem, policy.log_probs, loss),
         "js_target": js(target, p),
+        "mutual_information": 0.0,
         "js_did": js(normalised(target / ref), p),
         "kl_target_policy": kl(target, p),
         "kl_policy_target": kl(p, target),
@@ -709,7 +728,7 @@ def test_dpo_on_a_single_class_has_loss_log_2_and_gradient_zero(path):
     assert history.policy.log_probs.tolist() == [0.0]
     plan = plan_runs([(problem, objective("dpo"))], Settings(mode="population", steps=1))
     weights = TableWeights.from_joint(plan.joint("float32"))
-    for gradient in (plain_gradient, fused_gradient):
+    for gradient in (plain_gradients, gradient_of):
         assert gradient(plan.groups, torch.zeros(1, 1), weights).tolist() == [[0.0]]
 
 

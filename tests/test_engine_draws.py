@@ -17,7 +17,7 @@ from didsim.engine._draws import (
     sample_dataset,
     sampled_blocks,
 )
-from didsim.engine._gradient import fused_gradient
+from didsim.engine._gradient import gradient_of
 from didsim.engine._plan import plan_runs
 from didsim.engine._weights import DrawnWeights, TableWeights
 
@@ -109,7 +109,7 @@ def test_sampling_keeps_the_shape_of_the_uniforms_and_leaves_them_alone():
 def test_chosen_and_rejected_classes_follow_their_laws_and_are_independent():
     problem, size = small_problem(), 400_000
     pairs = first_pairs(problem, 1, seed=11, batch_size=size, block=1)[0]
-    observed = count_table(pairs[None, :, 0], pairs[None, :, 1], 6)[0]
+    observed = count_table(pairs[None, :, 0], pairs[None, :, 1], 1, 6)[0, 0]
     expected = np.outer(problem.chosen.probs, problem.rejected.probs) * size
     assert stats.chisquare(observed.sum(1), expected.sum(1)).pvalue > P_VALUE
     assert stats.chisquare(observed.sum(0), expected.sum(0)).pvalue > P_VALUE
@@ -119,14 +119,14 @@ def test_chosen_and_rejected_classes_follow_their_laws_and_are_independent():
 def test_the_steps_of_a_stream_are_independent_of_each_other():
     """The chosen class of one step against that of the next: a chi-square test of independence."""
     chosen = first_pairs(small_problem(), 400, seed=12, batch_size=500, block=16)[..., 0]
-    table = count_table(chosen[:-1].reshape(1, -1), chosen[1:].reshape(1, -1), 6)[0]
+    table = count_table(chosen[:-1].reshape(1, -1), chosen[1:].reshape(1, -1), 1, 6)[0, 0]
     assert stats.chi2_contingency(table).pvalue > P_VALUE
 
 
 def test_a_dataset_drawn_from_a_problem_follows_the_same_law():
     problem, size = small_problem(), 200_000
     dataset = sample_dataset(problem, size, seed=5, batch_size=64)
-    observed = count_table(dataset.chosen[None], dataset.rejected[None], 6)[0]
+    observed = count_table(dataset.chosen[None], dataset.rejected[None], 1, 6)[0, 0]
     expected = np.outer(problem.chosen.probs, problem.rejected.probs) * size
     assert stats.chisquare(observed.ravel(), expected.ravel()).pvalue > P_VALUE
 
@@ -138,7 +138,7 @@ def test_a_class_of_probability_zero_is_never_drawn():
 
 def test_counting_pairs_agrees_with_counting_by_hand():
     chosen, rejected = np.array([[0, 0, 2], [1, 1, 1]]), np.array([[1, 1, 0], [2, 0, 2]])
-    table = count_table(chosen, rejected, 3)
+    table = count_table(chosen, rejected, 1, 3)[:, 0]
     np.testing.assert_array_equal(table[0], [[0, 2, 0], [0, 0, 0], [1, 0, 0]])
     np.testing.assert_array_equal(table[1], [[0, 0, 0], [1, 0, 2], [0, 0, 0]])
 
@@ -316,7 +316,7 @@ def test_a_dataset_that_names_a_class_the_problem_lacks_is_refused():
 
 
 def drawn(layout, pairs, num_classes=6):
-    return layout.from_draws([pairs[..., 0]], [pairs[..., 1]], num_classes, torch.float64)
+    return layout.from_draws([pairs[..., 0]], [pairs[..., 1]], 1, num_classes, torch.float64)
 
 
 def test_counted_weights_are_the_shares_of_the_pairs():
@@ -337,9 +337,9 @@ def test_the_population_gradient_is_the_expectation_of_sampled_gradients(name):
     problem, steps = small_problem(), 3000
     plan = plan_runs([(problem, objective(name))], Settings(mode="population", steps=1, dtype="float64"))
     logits = torch.tensor(np.random.default_rng(8).standard_normal((1, 6)))
-    exact = fused_gradient(plan.groups, logits, TableWeights.from_joint(plan.joint("float64")))[0].numpy()
+    exact = gradient_of(plan.groups, logits, TableWeights.from_joint(plan.joint("float64")))[0].numpy()
     layout = drawn(TableWeights, first_pairs(problem, steps, seed=21, batch_size=32, block=steps))
-    sampled = np.stack([fused_gradient(plan.groups, logits, layout.at(step))[0].numpy() for step in range(steps)])
+    sampled = np.stack([gradient_of(plan.groups, logits, layout.at(step))[0].numpy() for step in range(steps)])
     error = sampled.std(axis=0, ddof=1) / np.sqrt(steps)
     assert np.all(error > 0.0)
     assert np.max(np.abs(sampled.mean(axis=0) - exact) / error) < Z_LIMIT

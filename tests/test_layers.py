@@ -18,8 +18,8 @@ PACKAGE = Path(didsim.__file__).parent
 STDLIB = sys.stdlib_module_names
 
 LAYER_0 = ("_numerics", "_checks", "_arrays", "errors")
-LAYER_1 = ("policy", "preference", "info", "differential", "optima")
-BELOW_THE_TOP = (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine", "experiment", "plotting")
+LAYER_1 = ("policy", "spaces", "preference", "info", "differential", "optima")
+BELOW_THE_TOP = (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "doctor", "engine", "experiment", "plotting")
 EXACT = frozenset({"numpy", "scipy"})
 
 
@@ -35,6 +35,7 @@ LAYERS = {
     **dict.fromkeys(LAYER_0, Layer(LAYER_0, EXACT)),
     **dict.fromkeys(LAYER_1, Layer((*LAYER_0, *LAYER_1), EXACT)),
     "objectives": Layer((*LAYER_0, "objectives"), frozenset({"torch"})),
+    "doctor": Layer((*LAYER_0, "objectives", "doctor"), frozenset({"torch"})),
     "torch_bridge": Layer(LAYER_0, frozenset({"numpy", "torch"})),
     "engine": Layer(
         (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine"), EXACT | frozenset({"torch", "pandas"})
@@ -44,7 +45,7 @@ LAYERS = {
     "lessons": Layer(("", "lessons", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "matplotlib", "torch"})),
     "_terminal": Layer(LAYER_0, frozenset({"click"})),
     "cli": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
-    "": Layer((*LAYER_1, "objectives", "engine"), frozenset()),
+    "": Layer((*LAYER_1, "objectives", "doctor", "engine"), frozenset()),
 }
 
 

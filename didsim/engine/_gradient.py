@@ -6,9 +6,8 @@ whole responses only and the parameters are logits of classes: then only the lin
 and everything else lives on the K classes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -42,15 +41,10 @@ class Group:
     log_ref: Tensor
     length: Tensor
 
-    @property
+    @cached_property
     def is_fused(self) -> bool:
         """Whether `fused_gradient` serves this group."""
         return self.loss.sees_responses_only and self.policies.is_flat
-
-    @property
-    def num_companions(self) -> int:
-        """How many numbers each run learns beside its policy."""
-        return sum(size for _, size in self._companion_sizes())
 
     def responses(self, log_pi: Tensor) -> Responses:
         """Return the responses of each row, given their log π, [L, K, 1]."""
@@ -61,23 +55,14 @@ class Group:
         end = self.policies.num_parameters
         companions: dict[str, Tensor] = {}
         next_log_pi = self.policies.next_log_pi(parameters[:, :end])
-        for name, size in self._companion_sizes():
+        for name, size in self.companion_sizes:
             companions[name] = parameters[:, end : end + size]
             end += size
         return Snapshot(self.policies, next_log_pi, self.loss.needs, companions)
 
-    def initial_companions(self) -> Mapping[str, Tensor]:
-        """Return where what is learned beside the policies starts: ζ at the marginal of π_ref, masks at 1."""
-        space, log_prompts = self.policies.space, self.policies.log_prompts
-        decisions = space.num_contexts * space.num_actions
-        marginal = torch.logsumexp(self.policies.log_ref + log_prompts[..., None], dim=1)
-        starts = {
-            "prior": lambda: torch.as_tensor(space.next_log_probs(marginal.double().numpy())).reshape(-1, decisions),
-            "masks": lambda: torch.ones(len(marginal), 2 * decisions),
-        }
-        return {name: starts[name]().to(marginal.dtype) for name, _ in self._companion_sizes()}
-
-    def _companion_sizes(self) -> list[tuple[str, int]]:
+    @property
+    def companion_sizes(self) -> list[tuple[str, int]]:
+        """What each run learns beside its policy, and how many numbers that takes, in the order of its parameters."""
         decisions = self.policies.space.num_contexts * self.policies.space.num_actions
         sizes = {"prior": decisions, "masks": 2 * decisions}
         return [(name, sizes[name]) for name in COMPANIONS if name in self.loss.needs]
@@ -139,10 +124,10 @@ def _by_scores(loss: BoundObjective, responses: Responses, weights: Weights, str
     assert record.score is not None  # its caller asks
     if record.rejected_score is None:
         chosen, rejected = weights.slope_sums(loss, scores, scores, streams)
-        return loss.pull_back(record.score, responses, chosen + rejected)
+        return loss.pull_back(record.score, responses, chosen.sub_(rejected))
     chosen, rejected = weights.slope_sums(loss, scores, loss.rejected_score(responses), streams)
     by_chosen = loss.pull_back(record.score, responses, chosen)
-    return by_chosen + loss.pull_back(record.rejected_score, responses, rejected)
+    return by_chosen - loss.pull_back(record.rejected_score, responses, rejected)
 
 
 def gradient_of(groups: list[Group], parameters: Tensor, weights: Weights) -> Tensor:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from didsim._arrays import FloatArray
 from didsim.engine._metrics import METRICS, State
@@ -14,6 +12,7 @@ from didsim.engine._plan import Plan
 from didsim.objectives import BoundObjective
 from didsim.policy import Policy
 from didsim.preference import Problem
+from didsim.torch_bridge import Tensor, to_array, to_tensor
 
 
 @dataclass(frozen=True)
@@ -49,24 +48,19 @@ class Recorder:
 
     def __init__(self, plan: Plan, parameters: Tensor) -> None:
         self._plan = plan
-        self._excluded = np.stack(
-            [np.isneginf(p.space.next_log_probs(np.atleast_2d(p.reference.log_probs))) for p in plan.problems]
-        )
         self._steps: list[int] = []
         self._values: list[list[FloatArray]] = []
         self.record(0, parameters)
 
     def record(self, step: int, parameters: Tensor) -> None:
         """Record the policies of all runs, given their parameters [R, D + companions]."""
-        finite = torch.isfinite(parameters).all(dim=1, keepdim=True)
-        # the rows of a diverged run are dropped in the end
-        self._state = self._state_of(torch.where(finite, parameters, 0.0).double())
+        values = to_array(parameters)
+        finite = np.isfinite(values).all(axis=1, keepdims=True)
+        held = to_tensor(np.where(finite, values, 0.0))  # the rows of a diverged run are dropped in the end
+        policies = self._plan.policies
+        self._state = State(policies.policies(held[:, : policies.num_parameters]), held)
         self._steps.append(step)
         self._values.append([METRICS[name](self._plan.truth, self._state) for name in self._plan.metrics])
-
-    def _state_of(self, parameters: Tensor) -> State:
-        policies = self._plan.policies
-        return State(policies.policies(parameters[:, : policies.num_parameters], self._excluded), parameters)
 
     def histories(self, losses: list[BoundObjective], finite_steps: FloatArray) -> list[History]:
         """Return one history per run, in the order of the caller, for which `losses` are given.

@@ -71,8 +71,8 @@ def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = 
 def _run(
     plan: Plan, settings: Settings, losses: list[BoundObjective], progress: Callable[[int], None] | None
 ) -> list[History]:
-    parameters = plan.initial
-    recorder = Recorder(plan, parameters)
+    recorder = Recorder(plan, plan.initial)
+    parameters = plan.initial.to(as_dtype(settings.dtype), copy=True)
     optimiser = OPTIMISERS[settings.optimiser](parameters)
     weights = _weights_by_step(plan, settings)
     finite_steps = torch.zeros(len(parameters), dtype=torch.int64)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from didsim._checks import message
 from didsim.differential import did
@@ -16,6 +15,7 @@ from didsim.engine._metrics import METRICS, TABLE_METRICS, Truth
 from didsim.engine._policies import PolicyClass
 from didsim.engine._settings import Settings
 from didsim.engine._weights import TableWeights
+from didsim.info import marginal
 from didsim.objectives import BoundObjective, group_key, stack
 from didsim.policy import Policy
 from didsim.preference import PreferenceDataset, Problem
@@ -59,7 +59,7 @@ class Plan:
         policies: the policy classes of all runs, in the dtype of training.
         groups: the runs by objective, in the dtype of training; those with a fused gradient first.
         streams: the distinct sources of pairs.
-        initial: the parameters from which training starts, [R, D + companions].
+        initial: the parameters from which training starts, float64 [R, D + companions].
         truth: what recorded policies are compared with.
         metrics: the names of the recorded quantities.
         use_table: whether steps sum over a table of pairs.
@@ -101,7 +101,7 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
         policies=policies,
         groups=groups,
         streams=streams,
-        initial=_initial_parameters(problems, policies, groups, settings),
+        initial=_initial_parameters(problems, groups, settings),
         truth=_truth(problems, losses, streams, index, metrics),
         metrics=metrics,
         use_table=use_table,
@@ -248,39 +248,50 @@ def _truth(
     )
 
 
-def _initial_parameters(
-    problems: list[Problem], policies: PolicyClass, groups: list[Group], settings: Settings
-) -> Tensor:
-    """Return the parameters of the initial policies, and of what is learned beside them."""
-    if policies.features is not None:
-        if settings.initial_policy is not None:
+def _initial_parameters(problems: list[Problem], groups: list[Group], settings: Settings) -> Tensor:
+    """Return the parameters of the initial policies, and of what is learned beside them, [R, D + companions]."""
+    start = np.stack([_initial(problem, settings) for problem in problems])
+    beside = max(sum(size for _, size in group.companion_sizes) for group in groups)
+    parameters = np.pad(start, ((0, 0), (0, beside)))
+    for group in groups:
+        for run in range(group.runs.start, group.runs.stop):
+            values = [COMPANION_STARTS[name](problems[run]) for name, _ in group.companion_sizes]
+            learned = np.concatenate([np.empty(0), *values])
+            parameters[run, start.shape[1] : start.shape[1] + len(learned)] = learned
+    return to_tensor(parameters)
+
+
+def _marginal_start(problem: Problem) -> np.ndarray:
+    """Return the logits of the marginal of π_ref over prompts, at which a learned prior starts, [N·A]."""
+    reference = marginal(np.atleast_2d(problem.reference.probs), problem.prompt_weights)
+    return finite_log(problem.space.next_log_probs(reference.log_probs)).ravel()
+
+
+COMPANION_STARTS = {
+    "prior": _marginal_start,
+    "masks": lambda problem: np.ones(2 * problem.space.num_contexts * problem.space.num_actions),
+}
+"""Where the parameters start of what is learned beside a policy."""
+
+
+def _initial(problem: Problem, settings: Settings) -> np.ndarray:
+    """Return the parameters of the policy from which a run starts, [D]."""
+    initial, reference = settings.initial_policy, problem.reference
+    if problem.features is not None:
+        if initial is not None:
             hint = "A restricted policy starts at the reference, at w = 0."
             raise ValueError(message("initial_policy", "left out for problems with features", "one", hint))
-        start = policies.next_log_ref.new_zeros(len(problems), policies.num_parameters)
-    else:
-        logits = [p.space.next_log_probs(_initial(p, settings).log_probs) for p in problems]
-        start = to_tensor(finite_log(np.stack(logits)), as_dtype(settings.dtype)).reshape(len(problems), -1)
-    beside = max(group.num_companions for group in groups)
-    parameters = torch.nn.functional.pad(start, (0, beside))
-    for group in groups:
-        end = policies.num_parameters
-        for values in group.initial_companions().values():
-            parameters[group.runs, end : end + values.shape[1]] = values
-            end += values.shape[1]
-    return parameters
-
-
-def _initial(problem: Problem, settings: Settings) -> Policy:
-    initial = settings.initial_policy
+        return np.zeros(problem.features.shape[-1])
     if initial is None:
-        return Policy(np.atleast_2d(problem.reference.log_probs))
-    if initial.log_probs.shape != problem.reference.log_probs.shape:
-        accepted = f"of shape {list(problem.reference.log_probs.shape)}"
-        raise ValueError(message("initial_policy", accepted, initial.log_probs.shape))
-    if np.any(np.isneginf(initial.log_probs) != np.isneginf(problem.reference.log_probs)):
+        initial = reference
+    if initial.log_probs.shape != reference.log_probs.shape:
+        raise ValueError(
+            message("initial_policy", f"of shape {list(reference.log_probs.shape)}", initial.log_probs.shape)
+        )
+    if np.any(np.isneginf(initial.log_probs) != np.isneginf(reference.log_probs)):
         got = "a probability of 0 for other classes"
         raise ValueError(message("initial_policy", "positive where the reference is, and nowhere else", got))
-    return Policy(np.atleast_2d(initial.log_probs))
+    return finite_log(problem.space.next_log_probs(np.atleast_2d(initial.log_probs))).ravel()
 
 
 def _batch(policies: list[Policy]) -> Policy:

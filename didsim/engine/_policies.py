@@ -1,10 +1,9 @@
 """How the parameters of many runs make policies, and what losses may see of these."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from didsim.objectives import NextTokens, Responses, Tokens
 from didsim.policy import Policy
 from didsim.preference import TOKEN_WEIGHTS, Problem
 from didsim.spaces import Categorical, Space
-from didsim.torch_bridge import finite_log, to_tensor
+from didsim.torch_bridge import finite_log, to_array, to_tensor
 
 COMPANIONS = ("prior", "masks")
 """What may be learned beside the policy: the logits of a prior ζ, [N·A]; token masks, [2·N·A]."""
@@ -28,7 +27,8 @@ class PolicyClass:
 
     Attributes:
         space: what the K responses are.
-        next_log_ref: log π_ref(a|x, c) of each decision, [G, X, N, A].
+        next_log_ref: log π_ref(a|x, c) of each decision, finite, [G, X, N, A].
+        excluded: True for decisions that the reference excludes, [G, X, N, A].
         log_prompts: log p(x), [G, X].
         features: φ, [G, X·N·A, d], or None for free policies.
         token_weights: numbers of each decision, [G, N·A] each, by the names of `TOKEN_WEIGHTS`.
@@ -36,6 +36,7 @@ class PolicyClass:
 
     space: Space
     next_log_ref: Tensor
+    excluded: Tensor
     log_prompts: Tensor
     features: Tensor | None
     token_weights: Mapping[str, Tensor]
@@ -45,20 +46,20 @@ class PolicyClass:
         """Collect the policy classes of problems that agree in space, prompts and number of features."""
         space = problems[0].space
 
-        def table(arrays: list[FloatArray]) -> Tensor:
-            return to_tensor(np.stack(arrays), dtype)
+        def table(arrays: Iterable[FloatArray]) -> Tensor:
+            return torch.stack([to_tensor(array, dtype) for array in arrays])
 
-        nexts = [space.next_log_probs(np.atleast_2d(problem.reference.log_probs)) for problem in problems]
         features = [problem.features for problem in problems if problem.features is not None]
-        ones = np.ones(space.num_contexts * space.num_actions)
         named = {name for problem in problems for name in problem.token_weights}
         return cls(
             space=space,
-            next_log_ref=table([finite_log(log_probs) for log_probs in nexts]),
-            log_prompts=table([np.log(problem.prompt_weights) for problem in problems]),
-            features=table([values.reshape(-1, values.shape[-1]) for values in features]) if features else None,
+            # normalised as policies are, so that log-ratios are exactly 0 where a policy is its reference
+            next_log_ref=torch.log_softmax(table(finite_log(problem.next_log_ref) for problem in problems), dim=-1),
+            excluded=torch.stack([to_tensor(problem.next_log_ref).isneginf() for problem in problems]),
+            log_prompts=table(problem.prompt_weights for problem in problems).log(),
+            features=table(values.reshape(-1, values.shape[-1]) for values in features) if features else None,
             token_weights={
-                name: table([problem.token_weights.get(name, ones) for problem in problems])
+                name: table(problem.token_weight(name) for problem in problems)
                 for name in TOKEN_WEIGHTS
                 if name in named
             },
@@ -68,6 +69,7 @@ class PolicyClass:
         return PolicyClass(
             self.space,
             self.next_log_ref[runs],
+            self.excluded[runs],
             self.log_prompts[runs],
             None if self.features is None else self.features[runs],
             {name: values[runs] for name, values in self.token_weights.items()},
@@ -103,10 +105,10 @@ class PolicyClass:
         """Return log π(y|x) of each response, [G, X, K]."""
         return self.space.log_probs(next_log_pi, torch.concatenate)
 
-    def policies(self, parameters: Tensor, excluded: FloatArray) -> Policy:
-        """Return the policies exactly, [G, X, K]; decisions that the reference excludes, [G, X, N, A], have none."""
-        logits = self.logits(parameters).double().numpy()
-        decided = Policy.from_logits(np.where(excluded, -np.inf, logits))
+    def policies(self, parameters: Tensor) -> Policy:
+        """Return the policies in float64, [G, X, K]; what the reference excludes has probability 0."""
+        logits = torch.where(self.excluded, -torch.inf, self.logits(parameters))
+        decided = Policy.from_logits(to_array(logits))
         return Policy(self.space.log_probs(decided.log_probs))
 
     @cached_property

@@ -1,13 +1,12 @@
 """The trust region of a learned prior: KL(ζ ‖ π_ref) ≤ ε, kept by projection after every step."""
 
 import numpy as np
-from torch import Tensor
 
 from didsim._arrays import FloatArray
 from didsim.engine._plan import Plan
 from didsim.info import kl, marginal
 from didsim.policy import Policy
-from didsim.torch_bridge import finite_log, to_array, to_tensor
+from didsim.torch_bridge import Tensor, finite_log, to_array, to_tensor
 
 BISECTIONS = 60
 """Halvings of [0, 1] that reach the rounding of float64."""

@@ -35,7 +35,10 @@ class Weights(Protocol):
     def slope_sums(
         self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the derivatives of Σ w·link(chosen_i − rejected_j) by the scores of each class, [L, K, 1]."""
+        """Return Σ_j w_ij·link′ for each chosen response i and Σ_i w_ij·link′ for each rejected j, [L, K, 1] each.
+
+        They are the derivatives of Σ w·link(chosen_i − rejected_j) by chosen_i, and, with a minus, by rejected_j.
+        """
         ...
 
     def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
@@ -87,7 +90,7 @@ class TableWeights:
     ) -> tuple[Tensor, Tensor]:
         """Sum link slopes over rows and columns of the table."""
         slopes = loss.slope(chosen - rejected.mT).mul_(self.joint.index_select(0, streams))
-        return slopes.sum(2).unsqueeze(-1), slopes.sum(1).neg_().unsqueeze(-1)
+        return slopes.sum(2, keepdim=True), slopes.sum(1).unsqueeze(-1)
 
     def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
         """Lay chosen responses along rows [L, K, 1] and rejected ones along columns [L, 1, K]."""
@@ -141,7 +144,7 @@ class DrawnWeights:
         winners, losers = self._gathered(streams)
         slopes = loss.slope(chosen.gather(1, winners) - rejected.gather(1, losers)).div_(winners.shape[1])
         by_chosen = torch.zeros_like(chosen).scatter_add_(1, winners, slopes)
-        return by_chosen, torch.zeros_like(rejected).scatter_add_(1, losers, slopes.neg_())
+        return by_chosen, torch.zeros_like(rejected).scatter_add_(1, losers, slopes)
 
     def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
         """Take both responses of each pair, [L, B, 1]."""
