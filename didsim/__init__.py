@@ -27,31 +27,53 @@ _HOME = {
     "PRIORS": "didsim.objectives",
     "Pairs": "didsim.objectives",
     "objective": "didsim.objectives",
+    "check_loss": "didsim.doctor",
     "METRICS": "didsim.engine",
     "Settings": "didsim.engine",
     "train": "didsim.engine",
     "train_many": "didsim.engine",
+    "Categorical": "didsim.spaces",
+    "Sequences": "didsim.spaces",
+    "marginal": "didsim.info",
+    "mutual_information": "didsim.info",
+    "pmi": "didsim.info",
+    "register_objective": "didsim.objectives",
+    "dice": "didsim.engine",
+    "entropy_probe": "didsim.engine",
+    "beta_accuracy": "didsim.engine",
+    "monte_carlo_entropy": "didsim.engine",
 }
 
 __all__ = [
     "METRICS",
     "OBJECTIVES",
     "PRIORS",
+    "Categorical",
     "Pairs",
     "Policy",
     "PreferenceDataset",
     "Problem",
+    "Sequences",
     "Settings",
     "__version__",
+    "beta_accuracy",
+    "check_loss",
+    "dice",
     "did",
     "dpo_optimum",
     "entropy",
+    "entropy_probe",
     "ideal_rejected",
     "js",
     "kl",
+    "marginal",
+    "monte_carlo_entropy",
+    "mutual_information",
     "objective",
+    "pmi",
     "power_law",
     "preference_probabilities",
+    "register_objective",
     "renyi",
     "train",
     "train_many",
@@ -60,12 +82,23 @@ __all__ = [
 
 if TYPE_CHECKING:
     from didsim.differential import did, ideal_rejected, power_law
-    from didsim.engine import METRICS, Settings, train, train_many
-    from didsim.info import entropy, js, kl, renyi, tv
-    from didsim.objectives import OBJECTIVES, PRIORS, Pairs, objective
+    from didsim.doctor import check_loss
+    from didsim.engine import (
+        METRICS,
+        Settings,
+        beta_accuracy,
+        dice,
+        entropy_probe,
+        monte_carlo_entropy,
+        train,
+        train_many,
+    )
+    from didsim.info import entropy, js, kl, marginal, mutual_information, pmi, renyi, tv
+    from didsim.objectives import OBJECTIVES, PRIORS, Pairs, objective, register_objective
     from didsim.optima import dpo_optimum
     from didsim.policy import Policy
     from didsim.preference import PreferenceDataset, Problem, preference_probabilities
+    from didsim.spaces import Categorical, Sequences
 
 
 def __getattr__(name: str) -> Any:

@@ -3,16 +3,20 @@
 import io
 import json
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from didsim._checks import NON_NEGATIVE as NON_NEGATIVE
 from didsim._checks import POSITIVE, Interval, check_integer, parse_number
 from didsim.errors import DidsimError
 
@@ -90,17 +94,49 @@ def emit(document: dict[str, Any], text: str) -> None:
     click.echo(text)
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows in aligned columns; numbers to the right, with four significant digits."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
+    """Lay out rows in aligned columns; numbers to the right, with four significant digits.
+
+    Args:
+        headers: a name for each column.
+        rows: the cells.
+        width: columns of the screen, within which the widest cells are wrapped; None keeps each row on one line.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(headers, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+    if width is not None:
+        widths = _narrowed(widths, headers, width)
 
-    def line(texts: Sequence[str]) -> str:
-        parts = zip(texts, widths, right, strict=True)
-        return "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in parts).rstrip()
+    def lines(texts: Sequence[str]) -> Iterator[str]:
+        wrapped = [textwrap.wrap(t, w) if len(t) > w else [t] for t, w in zip(texts, widths, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=""):
+            placed = zip(parts, widths, right, strict=True)
+            yield "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in placed).rstrip()
 
-    return "\n".join([line(list(headers)), *(line(row) for row in cells)])
+    return "\n".join(line for row in [list(headers), *cells] for line in lines(row))
+
+
+NARROWEST = 12
+"""A column is not made narrower than this, or than its header: the table is then wider than the screen."""
+
+
+def _narrowed(widths: Sequence[int], headers: Sequence[str], width: int) -> list[int]:
+    """Take from the widest columns until a row fits the screen."""
+    narrowed = list(widths)
+    floors = [max(NARROWEST, len(header)) for header in headers]
+    while sum(narrowed) + 2 * (len(narrowed) - 1) > width:
+        room = [have - least for have, least in zip(narrowed, floors, strict=True)]
+        if max(room) <= 0:
+            break
+        widest = max((i for i in range(len(narrowed)) if room[i] > 0), key=lambda i: narrowed[i])
+        narrowed[widest] -= 1
+    return narrowed
+
+
+def screen_width() -> int | None:
+    """Return how many columns standard output has, or None when it is not a terminal: files are not wrapped."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def _cell(value: object) -> str:

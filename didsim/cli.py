@@ -1,10 +1,12 @@
 """The command line: `didsim COMMAND`. Results go to stdout, progress and messages to stderr."""
 
+import io
 import json
 import os
 import platform
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,7 @@ import click
 
 from didsim import __version__
 from didsim._terminal import (
+    NON_NEGATIVE,
     SCHEMA_VERSION,
     Number,
     Whole,
@@ -21,6 +24,7 @@ from didsim._terminal import (
     parse_number,
     run,
     say,
+    screen_width,
     table,
     usage_errors,
 )
@@ -82,41 +86,105 @@ OUT = click.option(
 @command("didsim list figures", "didsim list objectives --json", name="list")
 @click.argument("kind", type=click.Choice(["figures", "objectives", "priors", "metrics"]), required=False)
 def list_(kind: str | None) -> None:
-    """Name what exists: figures, objectives, priors, metrics."""
+    """Name what exists: figures, objectives by what they need, priors, metrics."""
     kinds = [kind] if kind else ["figures", "objectives", "priors", "metrics"]
-    tables = {name: _LISTS[name]() for name in kinds}
-    document = {name: [dict(zip(heads, row, strict=True)) for row in rows] for name, (heads, rows) in tables.items()}
-    blocks = [(f"{name}\n" if len(kinds) > 1 else "") + table(*content) for name, content in tables.items()]
-    emit(document, "\n\n".join(blocks))
+    lists = {name: _LISTS[name]() for name in kinds}
+    blocks = [(f"{name}\n" if len(kinds) > 1 else "") + text for name, (_, text) in lists.items()]
+    emit({name: rows for name, (rows, _) in lists.items()}, "\n\n".join(blocks))
 
 
-def _list_figures() -> tuple[list[str], list[list[object]]]:
+def _listed(heads: list[str], rows: list[list[object]]) -> tuple[list[dict[str, object]], str]:
+    """Return a list as the rows of a document, and as a table."""
+    return [dict(zip(heads, row, strict=True)) for row in rows], table(heads, rows, screen_width())
+
+
+def _list_figures() -> tuple[list[dict[str, object]], str]:
     from didsim.experiment import known_experiments, load_experiment
 
     specs = [load_experiment(name).spec for name in known_experiments()]
     rows: list[list[object]] = [[spec.id, spec.title, spec.source, spec.minutes] for spec in specs]
-    return ["name", "shows", "counterpart of", "minutes"], rows
+    return _listed(["name", "shows", "counterpart of", "minutes"], rows)
 
 
-def _list_objectives() -> tuple[list[str], list[list[object]]]:
+def _list_objectives() -> tuple[list[dict[str, object]], str]:
     from didsim import OBJECTIVES
 
-    return ["name", "title", "loss per pair", "needs", "hyperparameters"], [
-        [o.name, o.title, o.formula, " ".join(sorted(o.needs)) or "-", " ".join(o.parameters)]
-        for o in OBJECTIVES.values()
+    rows = [
+        {
+            "name": record.name,
+            "title": record.title,
+            "loss per pair": record.formula,
+            "needs": sorted(record.bind().needs),
+            "group": _group(record),
+            "hyperparameters": list(record.parameters),
+        }
+        for record in OBJECTIVES.values()
     ]
+    heads = ["name", "title", "loss per pair", "hyperparameters"]
+    blocks = []
+    for group in GROUPS:
+        members = [row for row in rows if row["group"] == group]
+        if members:
+            cells = [[*(row[head] for head in heads[:3]), " ".join(row["hyperparameters"])] for row in members]
+            blocks.append(f"{group}: {GROUPS[group]}\n{table(heads, cells, screen_width())}")
+    return rows, "\n\n".join(blocks)
 
 
-def _list_priors() -> tuple[list[str], list[list[object]]]:
+GROUPS = {
+    "log π only": "log π of both responses",
+    "reference": "log π_ref too",
+    "length": "the number of tokens too",
+    "reference and length": "both",
+    "tokens": "log π and log π_ref of each token",
+    "next-token distributions": "sums over all tokens that could have been chosen",
+    "batch statistics": "means, deviations or ranks over the batch, or the population",
+    "mean KL": "KL(π ‖ π_ref) averaged over prompts",
+    "prompts": "log π(y) without the prompt",
+    "gradient rule": "a rule for gradients, not a loss",
+    "registered by you": "by you, or by an installed package",
+}
+"""What an objective needs under its defaults, in the order of the list."""
+
+_DECISIVE = {
+    "vocabulary": "next-token distributions",
+    "tokens": "tokens",
+    "batch": "batch statistics",
+    "marginal": "prompts",
+    "mean_kl": "mean KL",
+}
+"""The needs that decide on a group whatever else is needed, the first that applies."""
+
+_PER_RESPONSE = {
+    frozenset(): "log π only",
+    frozenset({"reference"}): "reference",
+    frozenset({"length"}): "length",
+    frozenset({"reference", "length"}): "reference and length",
+}
+
+
+def _group(record: Any) -> str:
+    """Return the group of an objective; didsim's own are those whose implementations elsewhere were looked for."""
+    from didsim.objectives import IMPLEMENTATIONS
+
+    needs = record.bind().needs
+    if record.name not in IMPLEMENTATIONS:
+        return "registered by you"
+    if record.gradient_rule is not None:
+        return "gradient rule"
+    return next((group for need, group in _DECISIVE.items() if need in needs), None) or _PER_RESPONSE[needs]
+
+
+def _list_priors() -> tuple[list[dict[str, object]], str]:
     from didsim import PRIORS
 
-    return ["name", "ζ(y)", "recovers"], [[p.name, p.formula, p.recovers] for p in PRIORS.values()]
+    rows: list[list[object]] = [[p.name, p.formula, p.recovers, " ".join(sorted(p.needs))] for p in PRIORS.values()]
+    return _listed(["name", "ζ(y)", "recovers", "needs"], rows)
 
 
-def _list_metrics() -> tuple[list[str], list[list[object]]]:
+def _list_metrics() -> tuple[list[dict[str, object]], str]:
     from didsim import METRICS
 
-    return ["name"], [[name] for name in METRICS]
+    return _listed(["name"], [[name] for name in METRICS])
 
 
 _LISTS = {
@@ -130,52 +198,117 @@ _LISTS = {
 @command("didsim objective simpo", "didsim objective cal_dpo --json")
 @click.argument("name")
 def objective(name: str) -> None:
-    """Explain an objective: its formula, hyperparameters, conventions and source."""
-    from didsim.objectives import OBJECTIVES
+    """Explain an objective: formula, hyperparameters, conventions, source, and what libraries compute by that name."""
+    from dataclasses import asdict
+
+    from didsim.objectives import IMPLEMENTATIONS, OBJECTIVES
     from didsim.objectives import objective as bind
 
     with usage_errors():
-        record = bind(name).objective
+        bound = bind(name)
+    record = bound.objective
     assert record is OBJECTIVES[name]
-    parameters = [
-        {
-            "name": key,
-            "default": parameter.default,
-            "domain": ", ".join(parameter.domain) if isinstance(parameter.domain, tuple) else str(parameter.domain),
-            "grid": list(parameter.grid),
-            "meaning": parameter.meaning,
-        }
-        for key, parameter in record.parameters.items()
-    ]
     document = {
         "name": record.name,
         "title": record.title,
         "formula": record.formula,
         "source": record.source,
-        "needs": sorted(record.needs),
-        "parameters": parameters,
+        "needs": sorted(bound.needs),
+        "option_needs": [
+            {"option": option, "value": value, "needs": sorted(needs)}
+            for (option, value), needs in record.option_needs.items()
+        ],
+        "parameters": [_parameter(key, parameter) for key, parameter in record.parameters.items()],
         "conventions": list(record.conventions),
+        "implementations": [asdict(row) for row in IMPLEMENTATIONS.get(name, ())],
     }
-    rows = [[p["name"], p["default"], p["domain"], " ".join(map(str, p["grid"])), p["meaning"]] for p in parameters]
     lines = [
         f"{record.name}: {record.title}",
         f"  loss per pair   {record.formula}",
         f"  source          {record.source}",
-        f"  needs           {' '.join(sorted(record.needs)) or 'nothing but log π'}",
+        f"  needs           {' '.join(document['needs']) or 'nothing but log π'}",
+        *(f"  with an option  {text}" for text in _needs_of_options(record)),
         *(f"  convention      {text}" for text in record.conventions),
         "",
-        table(["hyperparameter", "default", "domain", "grid", "meaning"], rows),
+        _parameter_table(document["parameters"]),
         "",
-        "S(z) = −log σ(z);  h = log π − log π_ref;  w chosen, l rejected;  |y| tokens;  nats.",
+        _implementation_table(document["implementations"], own=name in IMPLEMENTATIONS),
+        "",
+        "S(z) = −log σ(z);  h = log π − log π_ref;  D = h_w − h_l;  a = log π / |y|;  w chosen, l rejected;  "
+        "|y| tokens;  nats.",
     ]
     emit(document, "\n".join(lines))
 
 
-@command("didsim train dpo --steps 1000", "didsim train simpo -S beta=2 -S gamma=0.3 --tau 0.5 --steps 500 --json")
+def _parameter(name: str, parameter: Any) -> dict[str, Any]:
+    """Return a hyperparameter as a part of a document."""
+    domain = parameter.domain
+    if isinstance(domain, tuple):
+        truth_values = all(isinstance(choice, bool) for choice in domain)
+        domain = "True or False" if truth_values else ", ".join(map(str, domain))
+    when = parameter.when and {"option": parameter.when[0], "values": list(parameter.when[1])}
+    return {
+        "name": name,
+        "default": parameter.default,
+        "domain": str(domain),
+        "grid": list(parameter.grid),
+        "meaning": parameter.meaning,
+        "when": when,
+    }
+
+
+def _parameter_table(parameters: list[dict[str, Any]]) -> str:
+    if not parameters:
+        return "It has no hyperparameters."
+    heads = ["hyperparameter", "default", "domain", "grid", "meaning"]
+    rows = [[p["name"], p["default"], p["domain"], " ".join(map(str, p["grid"])), p["meaning"]] for p in parameters]
+    if any(p["when"] for p in parameters):
+        heads.append("read only with")
+        for row, p in zip(rows, parameters, strict=True):
+            row.append(f"{p['when']['option']}={_either(p['when']['values'])}" if p["when"] else "")
+    return table(heads, rows, screen_width())
+
+
+def _needs_of_options(record: Any) -> list[str]:
+    """Say which values of options need what, values of the same needs together."""
+    values: dict[tuple[str, frozenset[str]], list[object]] = {}
+    for (option, value), needs in record.option_needs.items():
+        if needs:
+            values.setdefault((option, needs), []).append(value)
+    return [f"{option}={_either(these)}: {' '.join(sorted(needs))}" for (option, needs), these in values.items()]
+
+
+def _either(values: list[object]) -> str:
+    """Join values as in "a, b or c"."""
+    *most, last = map(str, values)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _implementation_table(implementations: list[dict[str, Any]], own: bool) -> str:
+    """Lay out what libraries compute; didsim's `own` objectives are those that were looked for."""
+    if not own:
+        return "It is registered by you, or by an installed package: no other library was looked at."
+    if not implementations:
+        return "No public implementation was found."
+    verdicts = {True: "same", False: "differs", None: "not looked at"}
+    rows = [[row["library"], row["name"], verdicts[row["same"]], row["computes"]] for row in implementations]
+    heads = ["library", "its name there", "formula", "what it computes"]
+    return f"{table(heads, rows, screen_width())}\nWhere each was read: --json."
+
+
+@command(
+    "didsim train dpo --steps 1000",
+    "didsim train simpo -S beta=2 -S gamma=0.3 --tau 0.5 --steps 500 --json",
+    "didsim train tdpo2 --vocabulary 3 --max-length 3 --num-prompts 2 --steps 500",
+)
 @click.argument("objective")
 @click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
 @click.option("--world", type=click.Choice(["did"]), default="did", show_default=True, help="Where pairs come from.")
-@click.option("--num-classes", type=Whole(1, 4096), default=32, show_default=True, help="Number of classes K.")
+@click.option("--num-classes", type=Whole(1, 4096), default=None, help="Number of classes K [32].")
+@click.option("--vocabulary", type=Whole(1, 4096), default=None, help="Sequences over so many tokens, not classes.")
+@click.option("--max-length", type=Whole(1, 64), default=None, help="The longest sequences, in tokens.")
+@click.option("--num-prompts", type=Whole(1, 10**5), default=None, help="Number of prompts X [none].")
+@click.option("--num-features", type=Whole(1, 10**6), default=None, help="Restrict the policy to so many features.")
 @click.option("--tau", type=Number(), default=4.0, show_default=True, help="Temperature of the target, τ.")
 @click.option("--problem-seed", type=Whole(0, 2**63 - 1), default=42, show_default=True, help="Seed of the policies.")
 @click.option("--seed", type=Whole(0, 2**63 - 1), default=42, show_default=True, help="Seed of the draws.")
@@ -186,6 +319,11 @@ def objective(name: str) -> None:
 @click.option("--optimiser", default="rmsprop", show_default=True, help="rmsprop, adam or sgd.")
 @click.option("--mode", type=click.Choice(["sampled", "population"]), default="sampled", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--trust-region", type=Number(NON_NEGATIVE), default=None, help="Bound on KL(ζ‖π_ref) of a learned prior."
+)
+@click.option("--rounds", type=Whole(1, 10_000), default=1, show_default=True, help="DICE: the policy becomes π_ref.")
+@click.option("--relabel", type=Whole(1, 10**7), default=None, help="DICE: draw and label so many pairs anew.")
 @click.option("--record-every", type=Whole(1, 10**9), default=None, help="Steps between records [steps/10].")
 @click.option(
     "--out",
@@ -197,36 +335,80 @@ def train(
     objective: str,
     settings: tuple[str, ...],
     world: str,
-    num_classes: int,
-    tau: float,
-    problem_seed: int,
+    rounds: int,
+    relabel: int | None,
     out: Path | None,
     record_every: int | None,
     **options: Any,
 ) -> None:
     """Train one policy by an objective, and compare it with the truth as it goes."""
-    from didsim import Problem
-    from didsim import train as train_policy
+    import pandas as pd
+
+    from didsim import dice
 
     with usage_errors():
         loss = _bind(objective, settings)
-        problem = Problem.from_temperature(num_classes, tau, problem_seed)
+        shape = {name: options.pop(name) for name in SHAPE}
+        if shape["num_classes"] is None and shape["vocabulary"] is None:
+            shape["num_classes"] = 32
+        problem = _problem(**shape)
         options["record_every"] = record_every or max(1, options["steps"] // 10)
-        history = train_policy(problem, loss, **options)
+        histories = dice(problem, loss, rounds=rounds, relabel=relabel, **options)
+    frames = [history.frame.assign(round=number) for number, history in enumerate(histories, 1)]
+    frame = pd.concat(frames, ignore_index=True) if rounds > 1 else histories[0].frame
     document = {
         "objective": loss.name,
         "hyperparameters": dict(loss.hyperparameters),
-        "world": {"name": world, "num_classes": num_classes, "tau": tau, "seed": problem_seed},
-        "settings": options,
-        "status": history.status,
-        "records": history.frame.to_dict(orient="records"),
+        "world": {"name": world, "space": str(problem.space), **_world(shape)},
+        "settings": {**options, "rounds": rounds, "relabel": relabel},
+        "status": histories[-1].status,
+        "records": frame.to_dict(orient="records"),
     }
     if out is not None:
-        _keep_training(out, loss.name, history, document)
-    shown = ["step", "loss", "js_target", "js_did", "kl_target_policy", "margin", "accuracy", "did_entropy"]
-    rows = history.frame[shown].to_numpy().tolist()
-    text = table(shown, [[int(row[0]), *row[1:]] for row in rows])
-    emit(document, f"{loss!r}\n{text}\n{history.status}; quantities in nats")
+        _keep_training(out, loss.name, frame, document)
+    shown = [name for name in SHOWN if name in frame and (name != "mutual_information" or problem.num_prompts > 1)]
+    rows = [
+        [int(value) if name in WHOLE_COLUMNS else value for name, value in zip(shown, row, strict=True)]
+        for row in frame[shown].to_numpy().tolist()
+    ]
+    emit(document, f"{loss!r}\n{table(shown, rows)}\n{histories[-1].status}; quantities in nats")
+
+
+def _world(shape: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that describe a world and were given."""
+    return {"seed" if name == "problem_seed" else name: value for name, value in shape.items() if value is not None}
+
+
+SHAPE = ("num_classes", "vocabulary", "max_length", "num_prompts", "num_features", "tau", "problem_seed")
+"""The options that describe a world."""
+
+SHOWN = (
+    *("round", "step", "loss", "js_target", "js_did", "kl_target_policy", "margin", "accuracy", "did_entropy"),
+    "mutual_information",
+)
+WHOLE_COLUMNS = ("round", "step")
+
+
+def _problem(
+    num_classes: int | None,
+    vocabulary: int | None,
+    max_length: int | None,
+    num_prompts: int | None,
+    num_features: int | None,
+    tau: float,
+    problem_seed: int,
+) -> Any:
+    """Build the problem that the options of a command describe."""
+    from didsim import Problem, Sequences
+
+    if (vocabulary is None) != (max_length is None):
+        raise ValueError("--vocabulary and --max-length must be given together; sequences need both.")
+    if vocabulary is not None and num_classes is not None:
+        raise ValueError("--num-classes and --vocabulary must be given one at a time: responses are one or the other.")
+    space = None if vocabulary is None or max_length is None else Sequences(vocabulary, max_length)
+    return Problem.from_temperature(
+        num_classes, tau, problem_seed, space=space, num_prompts=num_prompts, num_features=num_features
+    )
 
 
 def _bind(name: str, settings: tuple[str, ...]) -> Any:
@@ -241,16 +423,24 @@ def _bind(name: str, settings: tuple[str, ...]) -> Any:
             raise ValueError(f"-S takes NAME=VALUE, such as -S beta=2; got {setting!r}.")
         if key in values:
             raise ValueError(f"-S {key} is given twice.")
-        domain = record.parameters[key].domain if key in record.parameters else ()
-        values[key] = value if isinstance(domain, tuple) else parse_number(key, value, domain)
+        values[key] = _read(key, value, record.parameters.get(key))
     return record.bind(**values)
 
 
-def _keep_training(out: Path, name: str, history: Any, document: dict[str, Any]) -> None:
+def _read(name: str, text: str, parameter: Any) -> Any:
+    """Read a hyperparameter: a number, a name, or true or false; an unknown one is refused when it is bound."""
+    if parameter is None or not parameter.is_option:
+        return text if parameter is None else parse_number(name, text, parameter.domain)
+    if True in parameter.domain:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    return text
+
+
+def _keep_training(out: Path, name: str, frame: Any, document: dict[str, Any]) -> None:
     from didsim.experiment import output_directory, write_atomic
 
     with output_directory(out):
-        csv = history.frame.to_csv(index=False, lineterminator="\n")
+        csv = frame.to_csv(index=False, lineterminator="\n")
         write_atomic(out / f"train_{name}.csv", csv.encode())
         content = {"schema_version": SCHEMA_VERSION, **document}
         del content["records"]
@@ -379,6 +569,48 @@ def _experiment_of(data: Path) -> str:
             f"{data} names the file {name} as its experiment. Give it with --experiment if you trust it."
         )
     return name
+
+
+@command(
+    "didsim check-loss didsim.doctor:example_loss",
+    "didsim check-loss didsim.doctor:example_loss -S beta=0.5 --json",
+    name="check-loss",
+)
+@click.argument("target", metavar="MODULE:FUNCTION|FILE.py:FUNCTION")
+@click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
+@click.option("--objective", default=None, help="The objective that it is meant to be [said by its name, or any].")
+def check_loss(target: str, settings: tuple[str, ...], objective: str | None) -> None:
+    """Examine a preference loss before training with it, and say in words what is wrong.
+
+    The function takes tensors of log-probabilities and lengths by name (policy_chosen_logps, log_ref_rejected,
+    length_chosen, ...), or one argument called pairs. Modules are looked for in the current directory first.
+    Importing a module runs it: name only code that you would run.
+
+    Ends with 1 if a problem is found.
+    """
+    from didsim.doctor import check_loss as examine
+    from didsim.doctor import load_loss
+
+    # what the user's code prints is no part of the result
+    with usage_errors(), redirect_stdout(io.StringIO()), load_loss(target) as function:
+        report = examine(function, objective=objective, **_free_settings(settings))
+    emit(report.document(), str(report))
+    if not report.ok:
+        click.get_current_context().exit(1)
+
+
+def _free_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Read NAME=VALUE where nothing is known of the domain: a number, true or false, or a word."""
+    words: dict[str, Any] = {"true": True, "false": False}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key or key in values:
+            raise ValueError(f"-S takes NAME=VALUE, such as -S beta=2, once for each name; got {setting!r}.")
+        values[key] = words.get(value.lower(), value)
+        if any(character.isdigit() for character in value):
+            values[key] = parse_number(key, value)
+    return values
 
 
 @command("didsim env", "didsim env --json")

@@ -88,7 +88,7 @@ def marginal(policy: Distribution, prompts: ArrayLike) -> Policy:
 
     Args:
         policy: π(y|x), [..., X, K].
-        prompts: the weights p(x) of the prompts, [X].
+        prompts: the weights p(x) of the prompts, [X], or [..., X] for as many policies.
 
     Raises:
         ValueError: if there are not as many weights as prompts, or they do not sum to 1.
@@ -97,7 +97,7 @@ def marginal(policy: Distribution, prompts: ArrayLike) -> Policy:
     array([0.25, 0.75])
     """
     log_pi, log_weights = _over_prompts(policy, prompts)
-    return Policy.from_log_probs(logsumexp(log_pi + log_weights[:, None], axis=-2))
+    return Policy.from_log_probs(logsumexp(log_pi + log_weights[..., None], axis=-2))
 
 
 def mutual_information(policy: Distribution, prompts: ArrayLike) -> FloatArray:
@@ -139,7 +139,7 @@ def pmi(policy: Distribution, prompts: ArrayLike) -> FloatArray:
 
 def _over_prompts(policy: Distribution, prompts: ArrayLike) -> tuple[FloatArray, FloatArray]:
     log_pi, weights = as_policy(policy).log_probs, Policy.from_probs(prompts)
-    if log_pi.ndim < 2 or weights.log_probs.shape != (log_pi.shape[-2],):
+    if log_pi.ndim < 2 or weights.log_probs.shape not in (log_pi.shape[:-1], log_pi.shape[-2:-1]):
         got = (log_pi.shape, weights.log_probs.shape)
         raise ValueError(message("the shapes of policy and prompts", "[..., X, K] and [X]", got))
     return log_pi, weights.log_probs

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,9 +17,10 @@ import pytest
 from conftest import Outcome
 
 from didsim import METRICS, OBJECTIVES, PRIORS, __version__
-from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, table
-from didsim.cli import WELCOME, cli, main
+from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, screen_width, table
+from didsim.cli import GROUPS, WELCOME, cli, main
 from didsim.experiment import MAIN, known_experiments
+from didsim.objectives import IMPLEMENTATIONS, objective, register_objective
 
 QUICK = ("--steps", "3", "--num-classes", "4", "--batch-size", "8")
 TRAIN = ("train", "dpo", *QUICK)
@@ -144,6 +146,7 @@ COMMANDS = {
     "train": TRAIN,
     "reproduce": ("reproduce", "mine.py"),
     "reproduce --dry-run": ("reproduce", "--dry-run"),
+    "check-loss": ("check-loss", "didsim.doctor:example_loss"),
     "env": ("env",),
     "plot": ("plot", "fig4.csv", "--format", "png"),
 }
@@ -337,11 +340,12 @@ class TestHyperparameters:
 
     @pytest.mark.parametrize("value", ["uniformm", "", "1", "reference "])
     def test_a_bad_choice_is_refused_with_the_choices(self, run, value):
-        refuses(run("train", "mi_dpo", "-S", f"prior={value}"), 2, "prior must be one of reference, uniform")
+        refuses(run("train", "mi_dpo", "-S", f"prior={value}"), 2, "prior must be one of reference, previous, uniform")
 
     def test_a_choice_is_taken(self, run):
         done = run("train", "mi_dpo", "-S", "prior=uniform", "-S", "alpha=0.5", *QUICK, "--json")
-        assert document(done.stdout)["hyperparameters"] == {"alpha": 0.5, "prior": "uniform"}
+        taken = {"alpha": 0.5, "prior": "uniform", "stop_gradient": False}
+        assert document(done.stdout)["hyperparameters"] == taken
 
     @pytest.mark.parametrize("setting", ["beta", "", "2"])
     def test_a_setting_without_an_equals_sign_is_refused(self, run, setting):
@@ -359,8 +363,8 @@ class TestHyperparameters:
     @pytest.mark.parametrize("name", OBJECTIVES)
     def test_those_not_given_take_their_defaults(self, run, name):
         done = document(run("train", name, *QUICK, "--json").stdout)
-        defaults = {key: parameter.default for key, parameter in OBJECTIVES[name].parameters.items()}
-        assert done["hyperparameters"] == defaults
+        record = OBJECTIVES[name]
+        assert done["hyperparameters"] == {key: record.parameters[key].default for key in record.active({})}
 
 
 @pytest.mark.parametrize(
@@ -422,9 +426,75 @@ class TestList:
             assert row["counterpart of"]
             assert row["minutes"] > 0
 
-    def test_a_line_of_text_stands_for_each_row(self, run):
-        lines = run("list", "objectives").stdout.splitlines()
-        assert [line.split()[0] for line in lines] == ["name", *OBJECTIVES]
+    @pytest.mark.parametrize(("kind", "names"), [("priors", PRIORS), ("metrics", METRICS)])
+    def test_a_line_of_text_stands_for_each_row(self, run, kind, names):
+        lines = run("list", kind).stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["name", *names]
+
+    def test_objectives_stand_in_groups_and_each_of_them_once(self, run):
+        groups = {
+            row["name"]: row["group"] for row in document(run("list", "objectives", "--json").stdout)["objectives"]
+        }
+        named = []
+        for block in run("list", "objectives").stdout.strip().split("\n\n"):
+            heading, heads, *lines = block.splitlines()
+            assert heads.split() == ["name", "title", "loss", "per", "pair", "hyperparameters"]
+            named += [(line.split()[0], heading.partition(":")[0]) for line in lines]
+        assert sorted(named) == sorted(groups.items())
+        assert list(dict.fromkeys(group for _, group in named)) == [g for g in GROUPS if g in groups.values()]
+
+    @pytest.mark.parametrize(
+        ("name", "group"),
+        {
+            "slic": "log π only",
+            "dpo": "reference",
+            "simpo": "length",
+            "r_dpo": "reference and length",
+            "ld_dpo": "tokens",
+            "tdpo1": "next-token distributions",
+            "alpha_dpo": "batch statistics",
+            "kto": "mean KL",
+            "rmipo": "prompts",
+            "dpo_pg": "gradient rule",
+        }.items(),
+    )
+    def test_the_group_of_an_objective_is_what_it_needs(self, run, name, group):
+        rows = document(run("list", "objectives", "--json").stdout)["objectives"]
+        assert [row["group"] for row in rows if row["name"] == name] == [group]
+
+    def test_the_needs_of_an_objective_are_those_under_its_defaults(self, run):
+        for row in document(run("list", "objectives", "--json").stdout)["objectives"]:
+            assert row["needs"] == sorted(objective(row["name"]).needs)
+
+    def test_priors_say_what_they_recover_and_need(self, run):
+        for row in document(run("list", "priors", "--json").stdout)["priors"]:
+            prior = PRIORS[row["name"]]
+            assert (row["ζ(y)"], row["recovers"]) == (prior.formula, prior.recovers)
+            assert set(row["needs"].split()) == prior.needs
+
+
+class TestObjectiveOfTheUsers:
+    @pytest.fixture(autouse=True)
+    def registered(self, monkeypatch):
+        monkeypatch.setattr(OBJECTIVES, "_records", dict(OBJECTIVES._records))
+
+        @register_objective(needs={"reference"})
+        def half_margin(pairs, *, beta=1.0, flipped=False):
+            """β D / 2."""
+
+    def test_it_has_a_group_of_its_own(self, run):
+        [row] = (r for r in document(run("list", "--json").stdout)["objectives"] if r["name"] == "half_margin")
+        assert (row["group"], row["needs"]) == ("registered by you", ["reference"])
+        assert run("list", "objectives").stdout.rpartition("registered by you")[2].count("half_margin") == 1
+
+    def test_nothing_is_said_of_other_libraries(self, run):
+        text = run("objective", "half_margin").stdout
+        assert "β D / 2." in text
+        assert "registered by you, or by an installed package: no other library was looked at." in text
+        assert document(run("objective", "half_margin", "--json").stdout)["implementations"] == []
+
+    def test_a_truth_value_is_accepted_as_true_or_false(self, run):
+        assert re.search(r"^flipped +False +True or False", run("objective", "half_margin").stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -445,10 +515,42 @@ class TestObjective:
             record.formula,
             record.source,
         ]
-        assert set(told["needs"]) == record.needs
+        assert set(told["needs"]) == objective(name).needs
+        told_needs = {(row["option"], row["value"]): frozenset(row["needs"]) for row in told["option_needs"]}
+        assert told_needs == dict(record.option_needs)
         assert tuple(told["conventions"]) == record.conventions
         told_parameters = {p["name"]: (p["default"], tuple(p["grid"])) for p in told["parameters"]}
         assert told_parameters == {key: (p.default, p.grid) for key, p in record.parameters.items()}
+
+    def test_it_says_under_which_options_a_hyperparameter_is_read(self, run, name):
+        record, text = OBJECTIVES[name], run("objective", name).stdout
+        told = {p["name"]: p["when"] for p in document(run("objective", name, "--json").stdout)["parameters"]}
+        for key, parameter in record.parameters.items():
+            if parameter.when is None:
+                assert told[key] is None
+            else:
+                option, values = parameter.when
+                assert told[key] == {"option": option, "values": list(values)}
+                assert re.search(rf"^{key} .*{option}={values[0]}", text, re.MULTILINE)
+
+    def test_it_says_which_options_need_more(self, run, name):
+        text = run("objective", name).stdout
+        for (option, value), needs in OBJECTIVES[name].option_needs.items():
+            if needs:
+                words = " ".join(sorted(needs))
+                assert re.search(rf"^  with an option  {option}=.*\b{value}\b.*: {words}$", text, re.MULTILINE)
+
+    def test_truth_values_are_not_numbers(self, run, name):
+        for parameter in document(run("objective", name, "--json").stdout)["parameters"]:
+            assert (parameter["domain"] == "True or False") == isinstance(parameter["default"], bool)
+
+    def test_it_says_what_libraries_compute_under_its_name(self, run, name):
+        rows, text = IMPLEMENTATIONS[name], run("objective", name).stdout
+        assert document(run("objective", name, "--json").stdout)["implementations"] == [asdict(row) for row in rows]
+        assert ("No public implementation was found." in text) == (rows == ())
+        for row in rows:
+            words = (row.library, row.name, "same" if row.same else "differs", row.computes)
+            assert re.search("^" + " +".join(map(re.escape, words)) + "$", text, re.MULTILINE)
 
 
 def test_the_environment_names_versions(run):
@@ -832,3 +934,36 @@ class TestTable:
 
     def test_a_table_without_rows_is_its_header(self):
         assert table(["a", "bc"], []) == "a  bc"
+
+    def test_on_a_screen_the_widest_cells_are_wrapped_and_no_word_is_lost(self):
+        rows = [["name", "a cell of several words", 1], ["other", "b", 22]]
+        drawn = table(["first", "second", "n"], rows, width=24)
+        assert drawn.splitlines() == [
+            "first  second          n",
+            "name   a cell of       1",
+            "       several words",
+            "other  b              22",
+        ]
+
+    @pytest.mark.parametrize("width", [40, 60, 100, 140])
+    def test_a_wrapped_table_fits_the_screen(self, width):
+        rows = [["word " * i, "another " * (9 - i), "third " * 7] for i in range(10)]
+        assert all(len(line) <= width for line in table(["a", "b", "c"], rows, width).splitlines())
+
+    def test_a_table_that_fits_is_not_wrapped(self):
+        rows = [["a cell of several words", 1.5]]
+        assert table(["a", "b"], rows, width=80) == table(["a", "b"], rows)
+
+    def test_what_goes_to_a_file_is_not_wrapped(self, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "40")
+        piped = run("objective", "orpo").stdout
+        assert max(map(len, piped.splitlines())) > 100
+        monkeypatch.setattr("didsim.cli.screen_width", lambda: 60)
+        tables = run("objective", "orpo").stdout.split("\n\n")[1:3]
+        assert max(len(line) for text in tables for line in text.splitlines()) <= 60
+
+    def test_a_screen_is_a_terminal(self, monkeypatch):
+        assert screen_width() is None
+        monkeypatch.setenv("COLUMNS", "72")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        assert screen_width() == 72

@@ -107,7 +107,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "margin": _margin,
         "accuracy": _accuracy,
         "did_entropy": lambda truth, state: _mean(truth, entropy(did(state.policy, truth.reference))),
-        "mutual_information": lambda truth, state: mutual_information_by_run(truth.prompts, state.policy),
+        "mutual_information": lambda truth, state: mutual_information(state.policy, truth.prompts),
     }
 )
 """Every recorded quantity, by name; with prompts, its mean over them by their weights.
@@ -118,11 +118,3 @@ KL(π*‖π), KL(π‖π*). `log_pi_chosen`, `log_pi_rejected`: E log π(y_w), E
 log-ratio margin E[h_w − h_l]. `accuracy`: how often the implicit reward ranks a pair as labelled.
 `did_entropy`: H(q_{π/π_ref}) of the current policy. `mutual_information`: I(prompt; response), 0 without prompts.
 """
-
-
-def mutual_information_by_run(prompts: FloatArray, policy: Policy) -> FloatArray:
-    """Return the mutual information of prompt and response in each run, [R], for weights [R, X]."""
-    if prompts.shape[1] == 1:
-        return 0.0 * prompts[:, 0]
-    pairs = zip(policy.log_probs, prompts, strict=True)
-    return to_array(torch.tensor([float(mutual_information(Policy(log_pi.copy()), p)) for log_pi, p in pairs]))

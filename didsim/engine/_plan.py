@@ -83,6 +83,9 @@ class Plan:
 def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
     """Order jobs by objective and collect what their runs share."""
     _check_jobs(jobs)
+    if settings.trust_region is not None and not any("prior" in loss.needs for _, loss in jobs):
+        hint = 'It bounds the prior that objective("mi_dpo", prior="learned") learns.'
+        raise ValueError(message("trust_region", "left out unless a prior is learned", settings.trust_region, hint))
     first = jobs[0][0]
     num_pairs = first.num_prompts * first.num_classes**2
     use_table = settings.path == "table" or (settings.path == "auto" and num_pairs <= TABLE_PAIRS)

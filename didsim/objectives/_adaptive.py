@@ -87,8 +87,9 @@ def alpha_dpo(
     stop_gradient: bool,
 ) -> Tensor:
     """S(u − sg[γ + α z])."""
-    margins = beta * reference_margin(pairs, reference_form, margin)
-    z = standardise(pairs, margins) if normalise else margins
+    margins = reference_margin(pairs, reference_form, margin)
+    # z-scores do not change with β > 0, whose square may overflow
+    z = standardise(pairs, margins) if normalise else beta * margins
     target = stop_gradient_if(stop_gradient, gamma + alpha * z)
     return softplus_neg(reward_margin(pairs, beta, length_normalise) - target)
 
@@ -100,20 +101,24 @@ def kept_fraction(pairs: Pairs, margins: Tensor, rho: float | Tensor) -> Tensor:
     the margins. Such draws keep the pair whose exponential clock E/p rings before a time t, so that in the limit of
     large batches a pair is kept with probability 1 − e^(−tp), with t such that their mean is 1 − ρ.
     """
-    std = pairs.std(margins)
-    score = torch.where(std > 0, (margins - pairs.mean(margins)) / torch.where(std > 0, std, 1.0), 0.0)
+    score = standardise(pairs, margins)
     density = torch.exp(-0.5 * score**2)
-    low, high = torch.zeros_like(std), torch.full_like(std, 1e4)
+    # log t, since an outlier of density e^(−50) is kept only for t near e^50
+    low = torch.full_like(density, LOWEST_LOG_TIME)
+    high = torch.full_like(density, math.log(torch.finfo(density.dtype).max))
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        short = pairs.mean(-torch.expm1(-middle * density)) < 1.0 - rho
+        short = pairs.mean(-torch.expm1(-torch.exp(middle) * density)) < 1.0 - rho
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    kept = -torch.expm1(-high * density)
+    kept = -torch.expm1(-torch.exp(high) * density)
     return torch.where(torch.as_tensor(rho) > 0, kept, 1.0)
 
 
-BISECTIONS = 60
-"""Halvings of the interval of t: 1e4/2^60 is below its rounding."""
+LOWEST_LOG_TIME = -40.0
+"""Densities are at most 1, so that t ≥ 1 − ρ, which is at least 2^(−53)."""
+
+BISECTIONS = 64
+"""Halvings of the interval of log t: 750/2^64 is below its rounding."""
 
 
 def beta_dpo(
@@ -122,7 +127,7 @@ def beta_dpo(
     """S(β_i D), β_i = sg[β₀ (1 + α(M − mean M))], of the pairs that the filter keeps."""
     difference = log_ratio_margin(pairs)
     margins = beta * difference if margin == "scaled" else difference
-    kept = kept_fraction(pairs, margins, rho)
+    kept = kept_fraction(pairs, difference, rho)
     excess = margins - pairs.mean(margins)
     if level == "batch":
         excess = pairs.mean(kept * excess) / (1.0 - rho)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from didsim.objectives._math import scaled, softplus_neg
+from didsim.objectives._math import scaled, sigmoid, softplus_neg
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ ROBUST_LOGISTIC = Link(
 
 EXACT_REVERSE_KL = Link(
     value=lambda margin, *, label_smoothing: (
-        scaled(torch.sigmoid(margin), -softplus_neg(margin) - _log1m(label_smoothing))
-        + scaled(torch.sigmoid(-margin), -softplus_neg(-margin) - _log(label_smoothing))
+        scaled(sigmoid(margin), -softplus_neg(margin) - _log1m(label_smoothing))
+        + scaled(sigmoid(-margin), -softplus_neg(-margin) - _log(label_smoothing))
     ),
     # q (1 − q) [logit q − logit(1 − ε)] with q = σ(m)
     slope=lambda margin, *, label_smoothing: scaled(
@@ -119,7 +119,7 @@ SQUARED = Link(
 
 
 SIGMOID = Link(
-    value=lambda margin: torch.sigmoid(-margin),
+    value=lambda margin: sigmoid(-margin),
     slope=lambda margin: -torch.sigmoid(margin) * torch.sigmoid(-margin),
 )
 """1 − σ(m)."""
@@ -133,8 +133,9 @@ CLIPPED_LOGISTIC = Link(
 
 
 def _blend(margin: Tensor, *, tau: float | Tensor) -> Tensor:
-    # σ(m/τ) e^(−m) as one exponential: the factors alone may be 0 and infinite
-    return torch.sigmoid(-margin / tau) * softplus_neg(margin) + torch.exp(-softplus_neg(margin / tau) - margin)
+    # σ(m/τ) e^(−m) as one exponential: the factors alone may be 0 and infinite; m = −∞ would leave ∞ − ∞
+    finite = margin.clamp(min=torch.finfo(margin.dtype).min)
+    return sigmoid(-margin / tau) * softplus_neg(margin) + torch.exp(-softplus_neg(margin / tau) - finite)
 
 
 def _blend_slope(margin: Tensor, *, tau: float | Tensor) -> Tensor:

@@ -58,7 +58,7 @@ from didsim.objectives._links import (
     SQUARED,
     UNIT_HINGE,
 )
-from didsim.objectives._math import bounded_exp, power_transform, scaled, softplus_neg
+from didsim.objectives._math import bounded_exp, bounded_exp_slope, power_transform, scaled, softplus_neg
 from didsim.objectives._objective import Objective, Parameter, slope
 from didsim.objectives._pairs import Responses
 
@@ -117,7 +117,7 @@ def entropy_controlled(y: Responses, *, beta: float | Tensor, eta: float | Tenso
     return beta * (eta * y.log_pi - y.reference)
 
 
-@slope(lambda y, *, beta: beta * (1.0 + bounded_exp(y.log_ratio)))
+@slope(lambda y, *, beta: beta * (1.0 + bounded_exp_slope(y.log_ratio)))
 def mixed_chi_squared(y: Responses, *, beta: float | Tensor) -> Tensor:
     """β (e^h + h)."""
     return beta * (bounded_exp(y.log_ratio) + y.log_ratio)

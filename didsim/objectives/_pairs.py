@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from didsim._checks import message
+from didsim.objectives._math import scaled
 from didsim.objectives._tokens import Tokens, required
 
 
@@ -205,11 +206,11 @@ class Pairs:
             The mean cost over the mass of each pair, of the pairs' shape; its weighted mean is the transport cost.
         """
         shape = torch.broadcast_shapes(x.shape, y.shape)
-        weights = torch.ones(shape, dtype=x.dtype) if self.weights is None else self.weights.expand(shape)
+        weights = x.new_ones(shape) if self.weights is None else self.weights.expand(shape)
         runs = 1 if self.rows_per_run is None else shape[0] // self.rows_per_run
         first, second, mass = (part.expand(shape).reshape(runs, -1) for part in (x, y, weights))
         plan = _quantile_plan(first.detach(), second.detach(), mass)
-        costs = plan.mass * cost(first.gather(1, plan.first), second.gather(1, plan.second))
+        costs = scaled(plan.mass, cost(first.gather(1, plan.first), second.gather(1, plan.second)))
         ascribed = torch.zeros_like(first).scatter_add(1, plan.first, costs)
         return torch.where(mass > 0, ascribed / torch.where(mass > 0, mass, 1.0), 0.0).reshape(shape)
 

@@ -17,12 +17,12 @@ two squares to S(2).
 [0.5379, 0.5379, 0.8503, 0.6265, 1.1265, 0.5, 0.6269]
 """
 
-from torch import Tensor, sigmoid
+from torch import Tensor
 
 from didsim._checks import NON_NEGATIVE, POSITIVE
 from didsim.objectives._links import LOGISTIC, SIGMOID
 from didsim.objectives._log_ratio import BETA, log_ratio, scaled_log_ratio
-from didsim.objectives._math import softplus_neg, stop_gradient
+from didsim.objectives._math import sigmoid, softplus_neg, stop_gradient
 from didsim.objectives._objective import Objective, Parameter, slope
 from didsim.objectives._pairs import Responses
 

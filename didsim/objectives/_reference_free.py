@@ -39,7 +39,7 @@ from didsim.objectives._links import (
     WEIGHTED_LOGISTIC,
 )
 from didsim.objectives._log_ratio import log_pi, scaled_log_pi
-from didsim.objectives._math import bounded_exp, log1mexp, log1mexp_slope, power_transform, scaled
+from didsim.objectives._math import bounded_exp_slope, log1mexp, log1mexp_slope, power_transform, scaled
 from didsim.objectives._objective import Objective, Parameter, slope
 from didsim.objectives._pairs import Responses
 
@@ -86,7 +86,7 @@ def inverse_perplexity(y: Responses) -> Tensor:
     return torch.exp(y.mean_log_pi)
 
 
-@slope(lambda y, *, beta, alpha: beta * bounded_exp(-alpha * y.mean_log_pi) / y.num_tokens)
+@slope(lambda y, *, beta, alpha: beta * bounded_exp_slope(-alpha * y.mean_log_pi) / y.num_tokens)
 def alpha_reward(y: Responses, *, beta: float | Tensor, alpha: float | Tensor) -> Tensor:
     """β (1 − π^(−α/|y|)) / α, which is SimPO's β log π / |y| for α = 0."""
     return beta * power_transform(y.mean_log_pi, -alpha)

@@ -131,7 +131,8 @@ def self_likelihood(y: Responses) -> Tensor:
 def weighted_dpo(pairs: Pairs, *, beta: float | Tensor) -> Tensor:
     """Sg[w_w w_l] S(βD), w = e^{mean_t [log π(y_t) − log Σ_v π(v)²]}."""
     weight = torch.exp(self_likelihood(pairs.chosen) + self_likelihood(pairs.rejected))
-    return stop_gradient(weight) * softplus_neg(beta * (pairs.chosen.log_ratio - pairs.rejected.log_ratio))
+    loss = softplus_neg(beta * (pairs.chosen.log_ratio - pairs.rejected.log_ratio))
+    return scaled(stop_gradient(weight), loss)
 
 
 def length_desensitised(pairs: Pairs, *, beta: float | Tensor, ld_alpha: float | Tensor) -> Tensor:

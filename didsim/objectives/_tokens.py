@@ -29,7 +29,11 @@ class Vocabulary(Protocol):
         ...
 
     def log_tilt(self, exponent: float | Tensor) -> Tensor:
-        """Return log Σ_v π(v|y_<t) (π/π_ref)(v|y_<t)^ε at each position: the normaliser of logits (1+ε)θ − εθ_ref."""
+        """Return log Σ_v π(v|y_<t) (π/π_ref)(v|y_<t)^ε at each position: the normaliser of logits (1+ε)θ − εθ_ref.
+
+        Args:
+            exponent: ε, a number or a tensor that broadcasts against whole distributions, [..., T, V].
+        """
         ...
 
     def log_collision(self) -> Tensor:

@@ -9,7 +9,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from scipy.optimize import isotonic_regression
 
-from didsim.plotting._style import OBJECTIVE_LOOK
+from didsim.plotting._style import objective_look
 
 BAND_ALPHA = 0.22
 
@@ -33,7 +33,7 @@ def draw_objectives(axes: Axes, points: pd.DataFrame) -> None:
     """Draw one curve with its band for each objective in the column `series`, log scale upwards."""
     axes.set_yscale("log")
     for name, curve in points.groupby("series", sort=False):
-        colour, line, label = OBJECTIVE_LOOK[str(name)]
+        colour, line, label = objective_look(str(name))
         draw_band(axes, curve, color=colour, linestyle=line, label=label)
     axes.margins(x=0)
 

@@ -1,0 +1,452 @@
+"""What other libraries compute under the name of an objective: data, each row of it read from a source.
+
+Read in November 2026: TRL 1.16.0 as installed; the wheels of torchtune 0.6.1, Liger-Kernel 0.8.5, LLaMA-Factory 0.9.5
+and OpenRLHF 0.11.2; and, in a stored copy of public repositories, the files and commits that `Implementation.source`
+names, which need not be the newest. The methods' own repositories are marked as the authors'.
+
+A row says `same` when, under didsim's default options and at equal hyperparameters, the library computes the same
+function of the same log-probabilities, whatever it calls them and however it averages pairs. Default values of numbers
+do not count, nor do options that are off unless asked for: label smoothing, a likelihood term of weight 0.
+
+An objective has no row when no public implementation was found: then it is not known that there is none. DPOP's
+authors (abacusai/smaug) publish a text and models, no loss.
+
+>>> [(row.library, row.same) for row in IMPLEMENTATIONS["ipo"][:2]]
+[('TRL', False), ('TRL', False)]
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What one library computes under the name of an objective.
+
+    Attributes:
+        library: the library, or the repository.
+        name: what it calls the loss: a class, a function, or the value of an option.
+        computes: in what it differs, or how its arguments map to ours.
+        same: whether it is the formula that didsim computes by default, or None where nobody looked.
+        source: where that was read: a package or repository, a file, and the version or commit.
+    """
+
+    library: str
+    name: str
+    computes: str
+    same: bool | None
+    source: str
+
+
+def _read(library: str, source: str) -> Callable[[str, bool | None, str], Implementation]:
+    """Return a maker of rows that were read in one place."""
+    return lambda name, same, computes: Implementation(library, name, computes, same, source)
+
+
+TRL_DPO = _read("TRL", "trl 1.16.0, trainer/dpo_trainer.py, DPOTrainer._compute_loss")
+TRL_KTO = _read("TRL", "trl 1.16.0, trainer/kto_trainer.py, KTOTrainer._compute_loss")
+TRL_CPO = _read("TRL", "trl 1.16.0, experimental/cpo/cpo_trainer.py, CPOTrainer.cpo_loss and get_batch_loss_metrics")
+TRL_ORPO = _read("TRL", "trl 1.16.0, experimental/orpo/orpo_trainer.py, ORPOTrainer.get_batch_loss_metrics")
+TRL_ONLINE = _read("TRL", "trl 1.16.0, experimental/online_dpo/online_dpo_trainer.py, OnlineDPOTrainer")
+TORCHTUNE = _read("torchtune", "torchtune 0.6.1, rlhf/loss/dpo.py")
+LIGER = _read("Liger-Kernel", "liger-kernel 0.8.5, chunked_loss/dpo_loss.py, preference_loss_fn")
+LIGER_NLL = _read("Liger-Kernel", "liger-kernel 0.8.5, chunked_loss, the loss's file and fused_linear_preference.py")
+LIGER_KTO = _read("Liger-Kernel", "liger-kernel 0.8.5, chunked_loss/kto_loss.py")
+LLAMA_FACTORY = _read("LLaMA-Factory", "llamafactory 0.9.5, train/dpo/trainer.py")
+OPENRLHF = _read("OpenRLHF", "openrlhf 0.11.2, models/loss.py and trainer/dpo_trainer.py")
+PADDLE = _read("PaddleNLP", "PaddlePaddle/PaddleNLP, paddlenlp/trl/dpo_criterion.py at 214cbf3")
+OPEN_INSTRUCT = _read("open-instruct", "allenai/open-instruct, open_instruct/dpo_utils.py at 008fc86")
+SAMPO = _read("LuJunru/SamPO", "LuJunru/SamPO, dpo_trainer.py at 58e1765")
+
+
+def _oxrl(file: str) -> Callable[[str, bool | None, str], Implementation]:
+    return _read("oxRL", f"warlockee/oxRL, oxrl/algs/{file} at d4e8a4b")
+
+
+MITCHELL = _read(
+    "eric-mitchell/direct-preference-optimization",
+    "eric-mitchell/direct-preference-optimization, trainers.py at 8a4023f, preference_loss",
+)
+DPO_AUTHORS = _read(
+    "eric-mitchell/direct-preference-optimization (authors)",
+    "eric-mitchell/direct-preference-optimization, trainers.py at 8a4023f, preference_loss",
+)
+HALOS = _read("ContextualAI/HALOs", "ContextualAI/HALOs, train/trainers.py at 320a8c6")
+HALOS_FIRST = _read("ContextualAI/HALOs (earlier)", "ContextualAI/HALOs, trainers.py at a52b5ee")
+HALOS_AUTHORS = _read("ContextualAI/HALOs (authors)", "ContextualAI/HALOs, train/trainers.py at 320a8c6")
+EXO_AUTHORS = _read(
+    "haozheji/exact-optimization (authors)", "haozheji/exact-optimization, src/align_stage/loss.py at 1278978"
+)
+DISCOPOP_AUTHORS = _read("luchris429/DiscoPOP (authors)", "luchris429/DiscoPOP, src/alignment/gpo.py at 7c30efa")
+F_DPO_AUTHORS = _read("alecwangcq/f-divergence-dpo (authors)", "alecwangcq/f-divergence-dpo, trainers.py at 07d9369")
+CAL_DPO_AUTHORS = _read("tengxiao1/Cal-DPO (authors)", "tengxiao1/Cal-DPO, scripts/dpo_trainer.py at 646a754")
+CAL_DPO_FIRST = _read("Cal-DPO/Cal-DPO (authors)", "Cal-DPO/Cal-DPO, Pythia-2.8b-exp/trainers.py at 127d76e")
+NCA_AUTHORS = _read(
+    "thu-ml/Noise-Contrastive-Alignment (authors)",
+    "thu-ml/Noise-Contrastive-Alignment, preference_trainer.py at 3669906",
+)
+NCA_ELSEWHERE = _read(
+    "thu-ml/Noise-Contrastive-Alignment", "thu-ml/Noise-Contrastive-Alignment, preference_trainer.py at 3669906"
+)
+SPPO_AUTHORS = _read("uclaml/SPPO (authors)", "uclaml/SPPO, sppo/trainer.py at e524519, dpo_loss")
+CPO_AUTHORS = _read("fe1ixxu/ALMA (authors)", "fe1ixxu/ALMA, utils/cpo_trainer.py at 28997eb")
+ORPO_AUTHORS = _read("xfactlab/orpo (authors)", "xfactlab/orpo, src/orpo_trainer.py at 0f0abfe")
+SIMPO_AUTHORS = _read("princeton-nlp/SimPO (authors)", "princeton-nlp/SimPO, scripts/simpo_trainer.py at 15c4ff8")
+REPO_AUTHORS = _read("junkangwu/RePO (authors)", "junkangwu/RePO, scripts/simpo_trainer.py at 11bf85d")
+SIMPER_AUTHORS = _read("tengxiao1/SimPER (authors)", "tengxiao1/SimPER, scripts/simper_trainer.py at c93e966")
+TDPO_AUTHORS = _read(
+    "Vance0124/Token-level-Direct-Preference-Optimization (authors)",
+    "Vance0124/Token-level-Direct-Preference-Optimization, trainers.py at 4a36a00",
+)
+TIS_DPO_COPY = _read("PhiVanDat123/TIS-DPO", "PhiVanDat123/TIS-DPO, trainers.py at bd59cd6; the authors' was not found")
+SPARSE_PO_AUTHORS = _read(
+    "huawei-noah/HEBO, SparsePO (authors)", "huawei-noah/HEBO, SparsePO/src/trainers/sparse_trainer.py at 04f4ece"
+)
+EPSILON_DPO_AUTHORS = _read("oddqueue/e-dpo (authors)", "oddqueue/e-dpo, trainer.py at 3b9b4cd")
+WPO_AUTHORS = _read("wzhouad/WPO (authors)", "wzhouad/WPO, scripts/run_wpo.py at 3353ef6")
+ALPHA_DPO_AUTHORS = _read("junkangwu/alpha-DPO (authors)", "junkangwu/alpha-DPO, scripts/dpo_trainer.py at f6a8102")
+ALPHA_DPO_BASELINES = _read("junkangwu/alpha-DPO", "junkangwu/alpha-DPO, scripts/dpo_trainer.py at f6a8102")
+BETA_DPO_AUTHORS = _read("junkangwu/beta-DPO (authors)", "junkangwu/beta-DPO, trainers.py at 6f3abb8")
+
+IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
+    {
+        "dpo": (
+            TRL_DPO(
+                "DPOTrainer: loss_type='sigmoid'", True, "S(β(h_w − h_l)); label_smoothing is accepted and not read"
+            ),
+            DPO_AUTHORS("preference_loss", True, "S(β(h_w − h_l)); reference_free=True drops π_ref"),
+            HALOS("DPOTrainer", True, "S(β h_w − β h_l)"),
+            OPENRLHF("DPOLoss", True, "S(β(h_w − h_l))"),
+            TORCHTUNE("DPOLoss", True, "S(β(h_w − h_l))"),
+            LIGER("LigerFusedLinearDPOLoss", True, "S(β(h_w − h_l)), summed and divided by the number of pairs"),
+            PADDLE("loss_type='sigmoid'", True, "S(β(h_w − h_l)), times pref_loss_ratio"),
+            OPEN_INSTRUCT("loss_type='dpo'", True, "S(β(h_w − h_l))"),
+        ),
+        "cdpo": (
+            TRL_CPO(
+                "CPOTrainer: label_smoothing",
+                False,
+                "without π_ref, and with the token-mean NLL; DPOTrainer's 'sigmoid' does not read label_smoothing",
+            ),
+            DPO_AUTHORS("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
+            HALOS("CDPOTrainer", True, "(1−ε) S(βD) + ε S(−βD); ε is loss.epsilon"),
+            OPENRLHF("DPOLoss(label_smoothing=…)", True, "(1−ε) S(βD) + ε S(−βD)"),
+            TORCHTUNE("DPOLoss(label_smoothing=…)", True, "(1−ε) S(βD) + ε S(−βD)"),
+            PADDLE("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
+            OPEN_INSTRUCT("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
+        ),
+        "robust_dpo": (
+            TRL_DPO("DPOTrainer: loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
+            LIGER("loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
+            _oxrl("robust_dpo.py")(
+                "RobustDPO",
+                False,
+                "[(1−ε) S(βD) + ε S(−βD)] / (1−2ε): with a plus it is cdpo rescaled, and not unbiased",
+            ),
+        ),
+        "ipo": (
+            TRL_DPO(
+                "DPOTrainer: loss_type='ipo'", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2β))²: aggregation='mean'; τ is beta"
+            ),
+            TRL_CPO(
+                "CPOTrainer: loss_type='ipo'",
+                False,
+                "(a_w − a_l − 1/(2β))² plus the token-mean NLL: means, and no π_ref",
+            ),
+            TRL_ONLINE("OnlineDPOTrainer: loss_type='ipo'", True, "(D − 1/(2β))²: sums, unlike DPOTrainer; τ is beta"),
+            MITCHELL("preference_loss(ipo=True)", True, "(D − 1/(2β))²: sums; τ is beta"),
+            HALOS("IPOTrainer", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2τ))²: aggregation='mean'"),
+            OPENRLHF("DPOLoss(ipo=True)", True, "(D − 1/(2β))²: sums; τ is beta"),
+            PADDLE("loss_type='ipo'", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2β))²: aggregation='mean'; τ is beta"),
+            SAMPO("loss_type='ipo'", True, "(D − 1/(2β))²: sums; τ is beta"),
+        ),
+        "hinge": (
+            TRL_DPO("DPOTrainer: loss_type='hinge'", True, "max(0, 1 − βD)"),
+            TORCHTUNE("RSOLoss", True, "max(0, 1 − βD); β is gamma"),
+            LIGER("loss_type='hinge'", True, "max(0, 1 − βD)"),
+            PADDLE("loss_type='hinge'", True, "max(0, 1 − βD)"),
+            SAMPO("loss_type='hinge'", True, "max(0, 1 − βD), under the name of SLiC"),
+        ),
+        "exponential": (_oxrl("gpo.py")("GPO, gpo_loss_type='exponential'", True, "e^{−βD}"),),
+        "exo": (
+            TRL_DPO(
+                "DPOTrainer: loss_type='exo_pair'", True, "q log(q/(1−ε)) + (1−q) log((1−q)/ε); ε is label_smoothing"
+            ),
+            EXO_AUTHORS(
+                "exact_loss, loss_type='exo-pref'",
+                False,
+                "q log q + (1−q)(log(1−q) + 10): the label's log-probabilities are 0 and −10, whatever ε",
+            ),
+            LIGER("loss_type='exo_pair'", True, "q log(q/(1−ε)) + (1−q) log((1−q)/ε); ε is label_smoothing"),
+        ),
+        "discopop": (
+            TRL_DPO(
+                "DPOTrainer: loss_type='discopop'", True, "(1−m) S(βD) + m e^{−βD}, m = σ(βD/τ); τ is discopop_tau"
+            ),
+            DISCOPOP_AUTHORS(
+                "loss_type='lrml'", True, "the same with τ = 0.05; an older function there takes m = σ(D)"
+            ),
+            LIGER("loss_type='discopop'", True, "(1−m) S(βD) + m e^{−βD}, m = σ(βD/τ); τ is discopop_tau"),
+        ),
+        "r_dpo": (
+            SAMPO("loss_type='lenN'", True, "S(βD + α(|y_w| − |y_l|)); α is lenN_lambda"),
+            ALPHA_DPO_BASELINES(
+                "loss_type='rDPO'",
+                False,
+                "S(β[D − α(B − B)]): the sign is minus, and both 'lengths' are the batch size, so that DPO is left",
+            ),
+            _oxrl("rdpo.py")("RDPO", False, "S(βD − α(|y_w| − |y_l|)): the opposite sign"),
+        ),
+        "dpop": (
+            PADDLE("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
+            SAMPO("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
+            _oxrl("dpop.py")("DPOP", True, "S(β[D − λ max(0, −h_w)]); λ = 5 by default"),
+        ),
+        "h_dpo": (_oxrl("hdpo.py")("HDPO", True, "S(αβ(log π_w − log π_l) − β(log π_ref,w − log π_ref,l)); α is η"),),
+        "dpo_norm": (
+            TRL_DPO("DPOTrainer: loss_type='sigmoid_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
+            OPEN_INSTRUCT("loss_type='dpo_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
+        ),
+        "f_dpo": (
+            TRL_DPO(
+                "DPOTrainer: f_divergence_type",
+                True,
+                "all four divergences; the exponent of α's is cut at 80 in float32",
+            ),
+            F_DPO_AUTHORS(
+                "loss.divergence",
+                False,
+                "as here but for alpha_divergence: its f′ is −e^{−αh}/α up to a constant, so its α is 1 − α here",
+            ),
+        ),
+        "chi_po": (
+            _oxrl("chipo.py")("ChiPO", False, "S(β[φ(e^{h_w}) − φ(e^{h_l})]), not cut to ±2R; h in e^h is cut to ±20"),
+        ),
+        "mi_dpo": (),
+        "cal_dpo": (
+            CAL_DPO_AUTHORS(
+                "loss_type='Cal-DPO'", False, "calibration_weight=0.5, and squares averaged over the batch"
+            ),
+            CAL_DPO_FIRST("loss.name='cal_dpo', shift=0.5", True, "S(D) + (h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            _oxrl("caldpo.py")("CalDPO", True, "S(D) + λ[(h_w − 1/(2β))² + (h_l + 1/(2β))²]; λ = 1 by default"),
+        ),
+        "sppo": (
+            TRL_DPO("DPOTrainer: loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            SPPO_AUTHORS(
+                "loss_type='sppo'",
+                False,
+                "½[(h_w − (P_w − ½)/β)² + (h_l − (P_l − ½)/β)²], P from a preference model: half of ours at P = 1, 0",
+            ),
+            LIGER("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            PADDLE("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            SAMPO("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+        ),
+        "kto": (
+            TRL_KTO(
+                "KTOTrainer: loss_type='kto'",
+                True,
+                "z is the mean log-ratio of mismatched pairs, detached, at least 0; a mean over responses, not pairs",
+            ),
+            HALOS_AUTHORS(
+                "KTOTrainer",
+                True,
+                "z is the mean log-ratio of mismatched pairs, detached, at least 0; unpaired responses",
+            ),
+            LIGER_KTO("LigerFusedLinearKTOLoss", True, "λ_w = λ_l = 1; z is an argument, taken as 0 if left out"),
+            PADDLE(
+                "loss_type='kto_pair'",
+                False,
+                "z is max(0, mean h) of the other side's own responses, and gradient flows through it; no λ",
+            ),
+        ),
+        "bco": (
+            TRL_DPO("DPOTrainer: loss_type='bco_pair'", True, "S(β h_w) + S(−β h_l): no reward shift δ"),
+            LIGER("loss_type='bco_pair'", True, "S(β h_w) + S(−β h_l): no reward shift δ"),
+            NCA_ELSEWHERE("loss_type='biasedNCA'", True, "S(β h_w) + S(−β h_l)"),
+            LLAMA_FACTORY(
+                "pref_bco_weight",
+                False,
+                "S(β h_w − δ) + S(δ − β h_l), δ the running mean of rewards; blended with the DPO loss",
+            ),
+            SAMPO("loss_type='bco_pair'", False, "S(β h_w − δ) + S(δ − β h_l), δ the running mean of rewards"),
+        ),
+        "nca": (
+            TRL_DPO("DPOTrainer: loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            NCA_AUTHORS("loss_type='NCA'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            LIGER("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            PADDLE("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            SAMPO("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+        ),
+        "apo_zero": (
+            TRL_DPO("DPOTrainer: loss_type='apo_zero'", True, "1 − σ(c) + σ(r)"),
+            TRL_KTO(
+                "KTOTrainer: loss_type='apo_zero_unpaired'",
+                True,
+                "1 − σ(c) or σ(r) of each response; a mean over responses",
+            ),
+            LIGER("loss_type='apo_zero'", True, "1 − σ(c) + σ(r)"),
+        ),
+        "apo_down": (
+            TRL_DPO("DPOTrainer: loss_type='apo_down'", True, "σ(c) + 1 − σ(c − r)"),
+            LIGER("loss_type='apo_down'", True, "σ(c) + 1 − σ(c − r)"),
+        ),
+        "log_pi": (
+            TRL_CPO("CPOTrainer: loss_type='sigmoid', cpo_alpha=0", True, "S(β(log π_w − log π_l))"),
+            MITCHELL("reference_free=True", True, "S(β(log π_w − log π_l)): a uniform reference"),
+            LIGER_NLL("LigerFusedLinearCPOLoss, compute_nll_loss=False", True, "S(β(log π_w − log π_l))"),
+        ),
+        "entropy_probe": (),
+        "slic": (
+            HALOS(
+                "SLiCTrainer",
+                False,
+                "max(0, δ − log π_w + log π_l) of a pair, plus −λ log π_w of each token, not summed: arrays broadcast",
+            ),
+            HALOS_FIRST("SLiCTrainer", True, "max(0, δ − log π_w + log π_l) − λ log π_w; δ is beta, λ is lambda_coef"),
+            TRL_CPO(
+                "CPOTrainer: loss_type='hinge'",
+                False,
+                "max(0, 1 − β(log π_w − log π_l)) plus the token-mean NLL: δ is 1/β",
+            ),
+        ),
+        "cpo": (
+            TRL_CPO(
+                "CPOTrainer", False, "S(β(log π_w − log π_l)) + cpo_alpha × NLL per token, mean over the batch's tokens"
+            ),
+            CPO_AUTHORS("CPOTrainer", False, "S(β(log π_w − log π_l)) + NLL per token, mean over the batch's tokens"),
+            LIGER_NLL(
+                "LigerFusedLinearCPOLoss",
+                False,
+                "S(β(log π_w − log π_l)) + alpha × NLL per token, mean over the batch's tokens",
+            ),
+        ),
+        "orpo": (
+            TRL_ORPO(
+                "ORPOTrainer", False, "the NLL is a mean over all tokens of the batch, prompts included; λ is beta"
+            ),
+            ORPO_AUTHORS(
+                "ORPOTrainer",
+                False,
+                "the NLL is a mean over the batch's tokens, prompts included unless disable_prompt_loss; λ is alpha",
+            ),
+            LIGER_NLL(
+                "LigerFusedLinearORPOLoss",
+                False,
+                "the NLL is a mean over the batch's tokens; 1 − p by log1p(−e^a); λ is beta",
+            ),
+            LLAMA_FACTORY("pref_loss='orpo'", True, "−a_w + λ S(log odds); 1 − p by log1p(−e^a); λ is pref_beta"),
+            HALOS_FIRST("ORPOTrainer", True, "−a_w + λ S(log odds); 1 − p by log(1 − e^a); λ is OR_scale"),
+            PADDLE(
+                "loss_type='or'",
+                False,
+                "pref_loss_ratio × S(log odds) + sft_loss_ratio × NLL, a mean over the batch's tokens",
+            ),
+        ),
+        "simpo": (
+            TRL_CPO(
+                "CPOTrainer: loss_type='simpo'",
+                False,
+                "γ is absolute (simpo_gamma), but the token-mean NLL is added unless cpo_alpha=0",
+            ),
+            SIMPO_AUTHORS("SimPOTrainer", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"),
+            HALOS("SimPOTrainer", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"),
+            LLAMA_FACTORY("pref_loss='simpo'", True, "S(β(a_w − a_l) − γ); γ is simpo_gamma"),
+            LIGER_NLL(
+                "LigerFusedLinearSimPOLoss",
+                False,
+                "γ is absolute, but the token-mean NLL is added unless compute_nll_loss=False",
+            ),
+            PADDLE("loss_type='simpo'", True, "S(β(a_w − a_l) − γ); γ is simpo_gamma"),
+            OPEN_INSTRUCT(
+                "loss_type='simpo'", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"
+            ),
+        ),
+        "alphapo": (
+            TRL_CPO(
+                "CPOTrainer: loss_type='alphapo'",
+                True,
+                "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; α = 0 by default: SimPO",
+            ),
+            _oxrl("alphapo.py")("AlphaPO", True, "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; −α a is cut at 50"),
+        ),
+        "repo": (REPO_AUTHORS("loss_type='repo'", True, "max(0, γ − (a_w − a_l)); γ is gamma_beta_ratio"),),
+        "simper": (SIMPER_AUTHORS("loss_type='SimPER'", True, "−e^{a_w} + e^{a_l}"),),
+        "tdpo1": (TDPO_AUTHORS("tdpo_loss(if_tdpo2=False)", True, "S(β[D − (K_l − K_w)]), gradient through both K"),),
+        "tdpo2": (
+            TDPO_AUTHORS("tdpo_loss", True, "S(β[D − α(K_l − sg K_w)])"),
+            SAMPO("loss_type='tdpo'", True, "S(β[D − α(K_l − sg K_w)]); α is tdpo_alpha"),
+        ),
+        "tis_dpo": (
+            TIS_DPO_COPY(
+                "tisdpo_loss(token_level=True)", True, "S(β[Σ w h_w − Σ w h_l − α(K′_w − K′_l)]); α = 0.5 by default"
+            ),
+        ),
+        "sparse_po": (
+            SPARSE_PO_AUTHORS(
+                "SparseTrainer", True, "the same; λ is two numbers, l1_norm_param_u for μ₁ and l1_norm_param_d for μ₂"
+            ),
+        ),
+        "epsilon_dpo": (
+            EPSILON_DPO_AUTHORS(
+                "EpsilonDPOTrainer", True, "S(β/(1+εs) D); label_smoothing has no effect: its terms have the same sign"
+            ),
+        ),
+        "wpo": (
+            TRL_DPO("DPOTrainer: use_weighting=True", True, "sg[w_w w_l] S(βD), not cut"),
+            WPO_AUTHORS("WPOTrainer", False, "sg[min(1, w_w w_l)] S(βD): the weight of the pair is cut at 1"),
+            OPEN_INSTRUCT(
+                "loss_type='wpo'",
+                False,
+                "min(1, w_w w_l) S(βD) without Σ_v π(v)² in w, cut at 1, and gradient flows through the weight",
+            ),
+        ),
+        "ld_dpo": (
+            TRL_DPO("DPOTrainer: ld_alpha", True, "S(β(h′_w − h′_l)); α is ld_alpha"),
+            LLAMA_FACTORY(
+                "ld_alpha", False, "only the policy's tokens beyond the shared length count by α, not the reference's"
+            ),
+        ),
+        "alpha_dpo": (
+            ALPHA_DPO_AUTHORS(
+                "AlphaDPOTrainer, loss_type='alpha-dpo'",
+                False,
+                "S(β[a_w − a_l − γ/β − α z]): α counts β times; z of D per token, by a running mean and std from 0",
+            ),
+            _oxrl("alpha_dpo.py")(
+                "AlphaDPO",
+                False,
+                "S(β[a_w − a_l − γ/β − α z]): α counts β times; z of D per token, by running statistics",
+            ),
+        ),
+        "beta_dpo": (
+            BETA_DPO_AUTHORS(
+                "mode_loss='beta_DPO'",
+                False,
+                "margin='raw', level='batch', pairs kept by a draw, a running mean from 0, β at least 0.001",
+            ),
+            _oxrl("betadpo.py")(
+                "BetaDPO",
+                False,
+                "margin='raw', a running mean of earlier batches, β at least 0.001, and gradient through β_i",
+            ),
+        ),
+        "rmipo": (),
+        "aot": (
+            TRL_DPO(
+                "DPOTrainer: loss_type='aot'",
+                True,
+                "S of β times the difference of sorted margins; label_smoothing is read",
+            ),
+            _oxrl("aot.py")("AOT", False, "S(β(sort h_w − sort h_l)): that is aot_unpaired"),
+        ),
+        "aot_unpaired": (
+            TRL_DPO("DPOTrainer: loss_type='aot_unpaired'", True, "S(β(sort h_w − sort h_l)); label_smoothing is read"),
+            _oxrl("aot.py")("AOT", True, "S(β(sort h_w − sort h_l))"),
+        ),
+        "dpo_pg": (),
+    }
+)
+"""What other libraries compute, by the name of each of didsim's own objectives."""
+
+__all__ = ["IMPLEMENTATIONS", "Implementation"]
