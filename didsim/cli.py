@@ -127,8 +127,12 @@ def _list_objectives() -> tuple[list[dict[str, object]], str]:
         if members:
             cells = [[*(row[head] for head in heads[:3]), " ".join(row["hyperparameters"])] for row in members]
             blocks.append(f"{group}: {GROUPS[group]}\n{table(heads, cells, screen_width())}")
+    blocks.append(OUTER_LOOPS)
     return rows, "\n\n".join(blocks)
 
+
+OUTER_LOOPS = """outer loop: any of these in rounds, each with the last policy as its reference
+dice  Bootstrapping with DPO's implicit reward  didsim train dpo --rounds 3, or didsim.dice"""
 
 GROUPS = {
     "log π only": "log π of both responses",
@@ -196,18 +200,16 @@ _LISTS = {
 
 
 @command("didsim objective simpo", "didsim objective cal_dpo --json")
-@click.argument("name")
+@click.argument("name", metavar="NAME|MODULE:FUNCTION")
 def objective(name: str) -> None:
     """Explain an objective: formula, hyperparameters, conventions, source, and what libraries compute by that name."""
     from dataclasses import asdict
 
-    from didsim.objectives import IMPLEMENTATIONS, OBJECTIVES
-    from didsim.objectives import objective as bind
+    from didsim.objectives import IMPLEMENTATIONS
 
     with usage_errors():
-        bound = bind(name)
-    record = bound.objective
-    assert record is OBJECTIVES[name]
+        record = _record(name)
+        bound = record.bind()
     document = {
         "name": record.name,
         "title": record.title,
@@ -301,7 +303,7 @@ def _implementation_table(implementations: list[dict[str, Any]], own: bool) -> s
     "didsim train simpo -S beta=2 -S gamma=0.3 --tau 0.5 --steps 500 --json",
     "didsim train tdpo2 --vocabulary 3 --max-length 3 --num-prompts 2 --steps 500",
 )
-@click.argument("objective")
+@click.argument("objective", metavar="NAME|MODULE:FUNCTION")
 @click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
 @click.option("--world", type=click.Choice(["did"]), default="did", show_default=True, help="Where pairs come from.")
 @click.option("--num-classes", type=Whole(1, 4096), default=None, help="Number of classes K [32].")
@@ -341,7 +343,11 @@ def train(
     record_every: int | None,
     **options: Any,
 ) -> None:
-    """Train one policy by an objective, and compare it with the truth as it goes."""
+    """Train one policy by an objective, and compare it with the truth as it goes.
+
+    The objective is one that `didsim list objectives` names, or a function of pairs of your own, MODULE:FUNCTION or
+    FILE.py:FUNCTION, whose file is run.
+    """
     import pandas as pd
 
     from didsim import dice
@@ -413,9 +419,7 @@ def _problem(
 
 def _bind(name: str, settings: tuple[str, ...]) -> Any:
     """Bind an objective's hyperparameters, given as NAME=VALUE."""
-    from didsim.objectives import objective as bind
-
-    record = bind(name).objective
+    record = _record(name)
     values: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -425,6 +429,21 @@ def _bind(name: str, settings: tuple[str, ...]) -> Any:
             raise ValueError(f"-S {key} is given twice.")
         values[key] = _read(key, value, record.parameters.get(key))
     return record.bind(**values)
+
+
+def _record(name: str) -> Any:
+    """Return the objective of a name, or the one that MODULE:FUNCTION or FILE.py:FUNCTION makes."""
+    from didsim.objectives import OBJECTIVES, register_objective
+    from didsim.objectives import objective as bind
+
+    if ":" not in name:
+        return bind(name).objective
+    from didsim.doctor import load_loss
+
+    function = click.get_current_context().with_resource(load_loss(name))
+    if not any(record.pair is function for record in OBJECTIVES.values()):  # its module may have registered it
+        register_objective(function)
+    return next(record for record in OBJECTIVES.values() if record.pair is function)
 
 
 def _read(name: str, text: str, parameter: Any) -> Any:

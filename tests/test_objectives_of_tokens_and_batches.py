@@ -96,11 +96,6 @@ class TestTokens:
             assert values[i].item() == pytest.approx(want, rel=NEGLIGIBLE, abs=NEGLIGIBLE * scale)
 
 
-@functools.cache
-def exact_batch(name, weights, items, pairs):
-    return batch_losses.evaluate(name, pairs, weights, dict(items))
-
-
 BATCHES = {
     "alike": (tuple(map(random_pair, range(5))), None),
     "weighted": (tuple(map(random_pair, range(5, 11))), (2.0, 0.0, 1.0, 0.5, 3.0, 0.25)),
@@ -126,22 +121,23 @@ def as_batch(pairs, weights):
 
 
 class TestBatches:
-    @pytest.mark.parametrize("batch", BATCHES)
     @pytest.mark.parametrize(("name", "hyperparameters"), grid("batch"))
-    def test_every_pairs_loss_and_its_gradient_by_every_pair_are_right(self, name, hyperparameters, batch):
-        pairs, weights = BATCHES[batch]
-        given, leaves = as_batch(pairs, weights)
-        values = objective(name, **hyperparameters)(given)
-        want, jacobian = exact_batch(name, weights, tuple(hyperparameters.items()), pairs)
-        scale = max(1.0, *(abs(x) for y in pairs for x in (y.lw, y.ll, y.rw, y.rl))) * max(1.0, *map(abs, want))
-        torch.testing.assert_close(
-            values, torch.tensor(want, dtype=torch.float64), rtol=NEGLIGIBLE, atol=NEGLIGIBLE * scale
-        )
-        for i, value in enumerate(values):
-            got = torch.stack(torch.autograd.grad(value, leaves, retain_graph=True, materialize_grads=True))
-            exact = torch.tensor(jacobian[i], dtype=torch.float64)
-            steepest = max(1.0, exact.abs().max().item())
-            torch.testing.assert_close(got, exact, rtol=NEGLIGIBLE, atol=NEGLIGIBLE * scale * steepest)
+    def test_every_pairs_loss_and_its_gradient_by_every_pair_are_right(self, name, hyperparameters):
+        for what, (pairs, weights) in BATCHES.items():
+            given, leaves = as_batch(pairs, weights)
+            values = objective(name, **hyperparameters)(given)
+            jacobian = [
+                torch.stack(torch.autograd.grad(value, leaves, retain_graph=True, materialize_grads=True))
+                for value in values
+            ]
+            losses, slopes = batch_losses.evaluate(name, pairs, weights, hyperparameters)
+            numbers = (getattr(y, key) for y in pairs for key in ("lw", "ll", "rw", "rl"))
+            scale = max(1.0, *map(abs, numbers)) * max(1.0, *map(abs, losses))
+            for got, exact in ((values, losses), (torch.stack(jacobian), slopes)):
+                want = torch.tensor(exact, dtype=torch.float64)
+                largest = max(1.0, want.abs().max().item())
+                message = functools.partial("{1} for the batch {0!r}: {2}".format, what, name)
+                torch.testing.assert_close(got, want, rtol=NEGLIGIBLE, atol=NEGLIGIBLE * scale * largest, msg=message)
 
     @pytest.mark.parametrize("name", sorted(batch_losses.LOSSES))
     @pytest.mark.parametrize("beta", [1e300, 1e-300])
