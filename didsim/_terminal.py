@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import click
 
-from didsim._checks import NON_NEGATIVE as NON_NEGATIVE
 from didsim._checks import POSITIVE, Interval, check_integer, parse_number
 from didsim.errors import DidsimError
 

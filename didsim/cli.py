@@ -14,7 +14,6 @@ import click
 
 from didsim import __version__
 from didsim._terminal import (
-    NON_NEGATIVE,
     SCHEMA_VERSION,
     Number,
     Whole,
@@ -200,7 +199,7 @@ _LISTS = {
 
 
 @command("didsim objective simpo", "didsim objective cal_dpo --json")
-@click.argument("name", metavar="NAME|MODULE:FUNCTION")
+@click.argument("name")
 def objective(name: str) -> None:
     """Explain an objective: formula, hyperparameters, conventions, source, and what libraries compute by that name."""
     from dataclasses import asdict
@@ -303,7 +302,7 @@ def _implementation_table(implementations: list[dict[str, Any]], own: bool) -> s
     "didsim train simpo -S beta=2 -S gamma=0.3 --tau 0.5 --steps 500 --json",
     "didsim train tdpo2 --vocabulary 3 --max-length 3 --num-prompts 2 --steps 500",
 )
-@click.argument("objective", metavar="NAME|MODULE:FUNCTION")
+@click.argument("objective")
 @click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
 @click.option("--world", type=click.Choice(["did"]), default="did", show_default=True, help="Where pairs come from.")
 @click.option("--num-classes", type=Whole(1, 4096), default=None, help="Number of classes K [32].")
@@ -321,9 +320,7 @@ def _implementation_table(implementations: list[dict[str, Any]], own: bool) -> s
 @click.option("--optimiser", default="rmsprop", show_default=True, help="rmsprop, adam or sgd.")
 @click.option("--mode", type=click.Choice(["sampled", "population"]), default="sampled", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-@click.option(
-    "--trust-region", type=Number(NON_NEGATIVE), default=None, help="Bound on KL(ζ‖π_ref) of a learned prior."
-)
+@click.option("--trust-region", type=Number(), default=None, help="Bound on KL(ζ‖π_ref) of a learned prior.")
 @click.option("--rounds", type=Whole(1, 10_000), default=1, show_default=True, help="DICE: the policy becomes π_ref.")
 @click.option("--relabel", type=Whole(1, 10**7), default=None, help="DICE: draw and label so many pairs anew.")
 @click.option("--record-every", type=Whole(1, 10**9), default=None, help="Steps between records [steps/10].")
@@ -362,11 +359,12 @@ def train(
         histories = dice(problem, loss, rounds=rounds, relabel=relabel, **options)
     frames = [history.frame.assign(round=number) for number, history in enumerate(histories, 1)]
     frame = pd.concat(frames, ignore_index=True) if rounds > 1 else histories[0].frame
+    settings_given = {**options, "rounds": rounds, "relabel": relabel}
     document = {
         "objective": loss.name,
         "hyperparameters": dict(loss.hyperparameters),
         "world": {"name": world, "space": str(problem.space), **_world(shape)},
-        "settings": {**options, "rounds": rounds, "relabel": relabel},
+        "settings": {name: value for name, value in settings_given.items() if value is not None},
         "status": histories[-1].status,
         "records": frame.to_dict(orient="records"),
     }

@@ -94,7 +94,7 @@ class Problem:
         if shapes != {accepted}:
             alone = self.prompts is None
             hint = "Policies [X, K] need prompts=, the weights of X prompts." if alone else ""
-            shape = "[K]" if alone else f"[{len(self.prompts)}, K]"
+            shape = "[K]" if alone else f"[{self.num_prompts}, K]"
             raise ValueError(message("the policies of a problem", f"of one shape {shape}", sorted(shapes), hint))
         excluded = np.isneginf(self.reference.log_probs)
         for name in ("chosen", "rejected", "target"):

@@ -436,7 +436,9 @@ class TestList:
             row["name"]: row["group"] for row in document(run("list", "objectives", "--json").stdout)["objectives"]
         }
         named = []
-        for block in run("list", "objectives").stdout.strip().split("\n\n"):
+        *blocks, outer_loops = run("list", "objectives").stdout.strip().split("\n\n")
+        assert outer_loops.startswith("outer loop")
+        for block in blocks:
             heading, heads, *lines = block.splitlines()
             assert heads.split() == ["name", "title", "loss", "per", "pair", "hyperparameters"]
             named += [(line.split()[0], heading.partition(":")[0]) for line in lines]

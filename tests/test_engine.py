@@ -52,7 +52,7 @@ FINISHED = re.compile(r"completed|diverged at step [1-9]\d*")
 
 
 def grid(name: str) -> list:
-    """Every point of the search grid of an objective; the marginal prior is left out: with one prompt it is π itself."""
+    """Every point of the search grid of an objective, but the marginal prior: with one prompt it is π itself."""
     return [objective(name, **point) for point in OBJECTIVES[name].grid() if point.get("prior") != "marginal"]
 
 

@@ -298,7 +298,7 @@ class TestLabels:
         assert [text.get_text() for text in labels(axes.figure)] == ["named"]
 
     def test_each_objective_is_drawn_in_its_look_and_labelled(self, axes):
-        draw_objectives(axes, objectives({name: 10.0**-i for i, name in enumerate(EIGHT)}))
+        draw_objectives(axes, objectives({name: 10.0**-i for i, name in enumerate(OBJECTIVE_LOOK)}))
         label_ends(axes)
         assert axes.get_yscale() == "log"
         expected = {label: colour for colour, _, label in OBJECTIVE_LOOK.values()}

@@ -45,8 +45,10 @@ class Stream:
             chosen, rejected = np.atleast_2d(problem.chosen.probs), np.atleast_2d(problem.rejected.probs)
             return problem.prompt_weights[:, None, None] * (chosen[:, :, None] * rejected[:, None, :])
         size, first = problem.num_classes, dataset.prompts * problem.num_classes
-        sides = [(first + side)[None] for side in (dataset.chosen, dataset.rejected)]
-        return count_table(*sides, problem.num_prompts, size)[0] / len(dataset)
+        counts = count_table(
+            (first + dataset.chosen)[None], (first + dataset.rejected)[None], problem.num_prompts, size
+        )
+        return counts[0] / len(dataset)
 
 
 @dataclass(frozen=True)

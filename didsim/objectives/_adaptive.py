@@ -12,7 +12,8 @@ Two pairs with log-ratio margins of 2 and 0 nats, and log-probabilities whose ma
 
 α-DPO asks the first pair for γ + α and the second for γ − α, since their z-scores are ±1; β-DPO multiplies β by 1 ± α
 (and S(0) = log 2 whatever β); RMiPO asks for γ_min + (γ_max − γ_min)/e where the chosen response has one nat of
-pointwise mutual information more, and for γ_max where it has none; AOT couples sorted margins, here in place:
+pointwise mutual information more, and for γ_max where it has none; AOT couples sorted margins of π and of π_ref, and
+unpaired the sorted h_w = 0, 1 with the sorted h_l = −1, 0:
 
 >>> objective("alpha_dpo", beta=1.0, gamma=0.3, alpha=0.2)(pairs)
 tensor([0.2014, 0.7444])
@@ -21,7 +22,7 @@ tensor([0.0486, 0.6931])
 >>> objective("rmipo", beta=1.0, gamma_min=0.0, gamma_max=1.0)(pairs)
 tensor([0.1786, 1.3133])
 >>> objective("aot", beta=1.0)(pairs), objective("aot_unpaired", beta=1.0)(pairs)
-(tensor([0.1269, 0.6931]), tensor([0.1269, 0.6931]))
+(tensor([0.1269, 0.6931]), tensor([0.3133, 0.3133]))
 """
 
 import math
@@ -240,9 +241,9 @@ ALPHA_DPO = Objective(
         ("length_normalise", True): frozenset({"length"}),
     },
     conventions=(
-        "γ is absolute; the repository takes the ratio γ/β.",
+        "γ is absolute; the repository takes the ratio γ/β, and multiplies α by β too.",
         "Mean and std are those of the batch or population (paper: of the dataset); the repository keeps running ones.",
-        "M uses log-ratios summed over tokens (Eq. 10). Where all margins are equal, z is 0.",
+        "M uses log-ratios summed over tokens (Eq. 10), the repository's their means. Where all are equal, z is 0.",
         "reference_form names the rows of Table 2: 'uniform' is SimPO, and leaves α unread.",
     ),
 )

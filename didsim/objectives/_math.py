@@ -99,8 +99,8 @@ class _StopGradient(torch.autograd.Function):
         return tangents[0].clone()
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor) -> tuple[Tensor, int | None]:
-        return stop_gradient(x), in_dims[0]
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int | None]:
+        return stop_gradient(args[0]), in_dims[0]
 
 
 def stop_gradient(x: Tensor) -> Tensor:

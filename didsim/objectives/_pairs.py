@@ -36,11 +36,10 @@ class Responses:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Responses":
         """Apply a function to every quantity that is there."""
-        parts = {
-            name: None if part is None else part.map(function) if isinstance(part, Tokens) else function(part)
-            for name, part in vars(self).items()
-        }
-        return Responses(**parts)
+        tokens = None if self.tokens is None else self.tokens.map(function)
+        others = (self.log_ref, self.length, self.log_marginal, self.log_zeta, self.mean_kl)
+        log_ref, length, log_marginal, log_zeta, mean_kl = (None if x is None else function(x) for x in others)
+        return Responses(function(self.log_pi), log_ref, length, tokens, log_marginal, log_zeta, mean_kl)
 
     @property
     def reference(self) -> Tensor:

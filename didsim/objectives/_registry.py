@@ -1,6 +1,7 @@
 """The registry: every objective by name, didsim's own and those of its users."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -76,6 +77,15 @@ class Registry(Mapping[str, Objective]):
             raise ValueError(message("the name of an objective", "a new one", record.name, hint))
         self._records[record.name] = record
 
+    def remove(self, name: str) -> None:
+        """Forget an objective that `register_objective` added.
+
+        Raises:
+            ValueError: if none of that name was added.
+        """
+        added = [known for known in self._records if self._records[known] not in BUILT_IN]
+        del self._records[check_choice("a registered objective", name, added)]
+
     def _all(self) -> dict[str, Objective]:
         return {**_installed(), **self._records}
 
@@ -86,12 +96,17 @@ OBJECTIVES = Registry()
 
 @cache
 def _installed() -> dict[str, Objective]:
-    """Return the objectives that installed packages offer as entry points."""
+    """Return the objectives that installed packages offer as entry points; one that fails is told, and left out."""
     found = {}
     for point in entry_points(group=ENTRY_POINTS):
-        loaded = point.load()
-        record = loaded if isinstance(loaded, Objective) else objective_from_function(loaded, name=point.name)
-        found[record.name] = record
+        try:
+            loaded = point.load()
+            record = loaded if isinstance(loaded, Objective) else objective_from_function(loaded, name=point.name)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            warnings.warn(f"The objective {point.name} ({point.value}) cannot be loaded: {said}", stacklevel=2)
+        else:
+            found[record.name] = record
     return found
 
 
@@ -135,6 +150,7 @@ def register_objective(loss: Any = None, /, **facts: Any) -> Any:
     ...     return (beta * (pairs.chosen.log_ratio - pairs.rejected.log_ratio) - 1.0) ** 2
     >>> objective("squared_margin")
     objective('squared_margin', beta=1.0)
+    >>> OBJECTIVES.remove("squared_margin")
     """
     if loss is None:
         return lambda function: register_objective(function, **facts)

@@ -25,7 +25,7 @@ policy itself would write both, e^{log 0.8 − log 0.68}; LD-DPO takes one token
 
 >>> names = [("epsilon_dpo", {"epsilon": 0.01}), ("wpo", {}), ("ld_dpo", {"ld_alpha": 0.5})]
 >>> [round(float(objective(name, beta=1.0, **options)(pairs)), 4) for name, options in names]
-[0.3323, 0.3883, 0.4017]
+[0.3324, 0.3879, 0.4015]
 """
 
 import torch
@@ -244,7 +244,7 @@ WPO = Objective(
     pair=weighted_dpo,
     implicit_reward=scaled_log_ratio,
     needs=VOCABULARY,
-    conventions=("The weight is not cut at 1; TRL's use_weighting is the same.",),
+    conventions=("The weight is not cut at 1, as in TRL's use_weighting; the authors' code cuts it.",),
 )
 
 LD_DPO = Objective(

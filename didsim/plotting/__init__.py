@@ -3,7 +3,7 @@
 from didsim.plotting import _backend  # noqa: F401 - must come before anything that imports matplotlib
 from didsim.plotting._curves import draw_band, draw_objectives, label_ends, spread
 from didsim.plotting._render import FORMATS, render
-from didsim.plotting._style import OBJECTIVE_LOOK, OKABE_ITO, STYLES
+from didsim.plotting._style import OBJECTIVE_LOOK, OKABE_ITO, STYLES, objective_look
 
 __all__ = [
     "FORMATS",
@@ -13,6 +13,7 @@ __all__ = [
     "draw_band",
     "draw_objectives",
     "label_ends",
+    "objective_look",
     "render",
     "spread",
 ]

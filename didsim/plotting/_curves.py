@@ -9,7 +9,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from scipy.optimize import isotonic_regression
 
-from didsim.plotting._style import objective_look
+from didsim.plotting._style import OBJECTIVE_LOOK, objective_look
 
 BAND_ALPHA = 0.22
 
@@ -30,7 +30,13 @@ def draw_band(axes: Axes, points: pd.DataFrame, **look: Any) -> None:
 
 
 def draw_objectives(axes: Axes, points: pd.DataFrame) -> None:
-    """Draw one curve with its band for each objective in the column `series`, log scale upwards."""
+    """Draw one curve with its band for each objective in the column `series`, log scale upwards.
+
+    Raises:
+        ValueError: if none of them is an objective that comes with didsim: these are then other series.
+    """
+    if not set(points["series"]) & set(OBJECTIVE_LOOK):
+        raise ValueError(f"None of these series is an objective of didsim: {sorted(set(points['series']))}.")
     axes.set_yscale("log")
     for name, curve in points.groupby("series", sort=False):
         colour, line, label = objective_look(str(name))
