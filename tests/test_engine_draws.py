@@ -19,7 +19,7 @@ from didsim.engine._draws import (
 )
 from didsim.engine._gradient import gradient_of
 from didsim.engine._plan import plan_runs
-from didsim.engine._weights import DrawnWeights, TableWeights
+from didsim.engine._weights import DrawnWeights, Streams, TableWeights
 
 P_VALUE = 1e-3
 """A correct sampler fails a test at this level once in a thousand seeds; the seeds are fixed."""
@@ -326,7 +326,7 @@ def test_counted_weights_are_the_shares_of_the_pairs():
     for winner, loser in pairs[1]:
         expected[winner, loser] += 1 / 20
     np.testing.assert_allclose(table.joint[0].numpy(), expected, rtol=0.0, atol=ROUNDING)
-    streams = torch.zeros(1, dtype=torch.int64)
+    streams = Streams.of([0], 1)
     for weights in (table, drawn(DrawnWeights, pairs).at(1)):
         np.testing.assert_allclose(weights.chosen(streams)[0, :, 0], expected.sum(1), rtol=0.0, atol=ROUNDING)
         np.testing.assert_allclose(weights.rejected(streams)[0, :, 0], expected.sum(0), rtol=0.0, atol=ROUNDING)

@@ -113,6 +113,7 @@ def sample_dataset(problem: Problem, size: int, seed: int, batch_size: int) -> P
 def count_table(chosen: IntArray, rejected: IntArray, num_prompts: int, num_classes: int) -> IntArray:
     """Count pairs of responses [S, B] into tables [S, X, K, K], rows for chosen and columns for rejected."""
     steps = np.arange(len(chosen))[:, None]
-    cells = (steps * num_prompts * num_classes + chosen) * num_classes + rejected % num_classes
+    answers = rejected % num_classes if num_prompts > 1 else rejected
+    cells = (steps * num_prompts * num_classes + chosen) * num_classes + answers
     counts = np.bincount(cells.ravel(), minlength=len(chosen) * num_prompts * num_classes**2)
     return counts.reshape(len(chosen), num_prompts, num_classes, num_classes)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from didsim.engine._policies import COMPANIONS, PolicyClass, Snapshot
-from didsim.engine._weights import Weights
+from didsim.engine._weights import Streams, Weights
 from didsim.objectives import BoundObjective, Responses
 
 
@@ -28,7 +28,7 @@ class Group:
         policies: the policy classes of the runs.
         runs: where these runs stand in the batch.
         rows: where their rows stand.
-        streams: which pairs each row sees, int64 [L].
+        streams: which pairs each row sees.
         log_ref: log π_ref of each response of a row, [L, K, 1].
         length: the length of each response, [L, K, 1].
     """
@@ -37,7 +37,7 @@ class Group:
     policies: PolicyClass
     runs: slice
     rows: slice
-    streams: Tensor
+    streams: Streams
     log_ref: Tensor
     length: Tensor
 
@@ -99,12 +99,11 @@ def plain_gradient(group: Group, parameters: Tensor, weights: Weights) -> Tensor
 def fused_gradient(groups: list[Group], logits: Tensor, weights: Weights) -> Tensor:
     """Return d loss / d logits of the runs of some groups, [G, X·K], from slopes on pairs and on classes."""
     log_pi = torch.log_softmax(logits.reshape(-1, groups[0].policies.space.num_responses), dim=1)
-    rows = groups[-1].rows.stop - groups[0].rows.start
-    columns = log_pi.view(rows, -1, 1)
-    by_log_pi = torch.cat([_by_log_pi(group, group.responses(columns[group.rows]), weights) for group in groups])
-    by_log_pi = by_log_pi.view(log_pi.shape)
+    columns = log_pi.view(groups[-1].rows.stop, -1, 1)
+    parts = [_by_log_pi(group, group.responses(columns[group.rows]), weights) for group in groups]
+    by_log_pi = torch.cat(parts).view_as(log_pi)
     # log π = θ − log Σ e^θ, hence d/dθ = d/d log π − π · Σ d/d log π
-    return by_log_pi.addcmul_(log_pi.exp_(), by_log_pi.sum(dim=1, keepdim=True), value=-1.0).view(len(logits), -1)
+    return by_log_pi.addcmul_(log_pi.exp_(), by_log_pi.sum(dim=1, keepdim=True), value=-1.0).view_as(logits)
 
 
 def _by_log_pi(group: Group, responses: Responses, weights: Weights) -> Tensor:
@@ -119,7 +118,7 @@ def _by_log_pi(group: Group, responses: Responses, weights: Weights) -> Tensor:
     return reduce(torch.add, terms)
 
 
-def _by_scores(loss: BoundObjective, responses: Responses, weights: Weights, streams: Tensor) -> Tensor:
+def _by_scores(loss: BoundObjective, responses: Responses, weights: Weights, streams: Streams) -> Tensor:
     record, scores = loss.objective, loss.score(responses)
     assert record.score is not None  # its caller asks
     if record.rejected_score is None:
@@ -135,6 +134,8 @@ def gradient_of(groups: list[Group], parameters: Tensor, weights: Weights) -> Te
 
     Groups stand in the order of their runs, those that are fused first.
     """
+    if groups[-1].is_fused:
+        return fused_gradient(groups, parameters, weights)
     fused = [group for group in groups if group.is_fused]
     parts = []
     if fused:

@@ -14,7 +14,7 @@ from didsim.engine._gradient import Group
 from didsim.engine._metrics import METRICS, TABLE_METRICS, Truth
 from didsim.engine._policies import PolicyClass
 from didsim.engine._settings import Settings
-from didsim.engine._weights import TableWeights
+from didsim.engine._weights import Streams, TableWeights
 from didsim.info import marginal
 from didsim.objectives import BoundObjective, group_key, stack
 from didsim.policy import Policy
@@ -94,12 +94,12 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
     use_table = use_table or settings.mode == "population"
     metrics = _metrics(settings, num_pairs)
     _check_memory(jobs, settings, num_pairs if use_table or TABLE_METRICS & set(metrics) else settings.batch_size)
-    order = sorted(range(len(jobs)), key=lambda run: _group_order(jobs[run]))
+    streams, numbers = _share_streams([problem for problem, _ in jobs], settings.seeds(len(jobs)), settings)
+    order = sorted(range(len(jobs)), key=lambda run: (*_group_order(jobs[run]), numbers[run]))
     problems, losses = [jobs[run][0] for run in order], [jobs[run][1] for run in order]
-    seeds = settings.seeds(len(jobs))
-    streams, index = _share_streams(problems, [seeds[run] for run in order], settings)
+    index = [numbers[run] for run in order]
     policies = PolicyClass.of(problems, as_dtype(settings.dtype))
-    groups = _group(losses, policies, index, rows_per_run=first.num_prompts if use_table else 1)
+    groups = _group(losses, policies, index, len(streams), rows_per_run=first.num_prompts if use_table else 1)
     return Plan(
         order=order,
         problems=problems,
@@ -114,7 +114,7 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
 
 
 def _group_order(job: Job) -> tuple[bool, tuple[str, ...]]:
-    """Sort by objective, and those first whose gradient needs no automatic differentiation of the policy."""
+    """Sort by objective, those first whose gradient needs no automatic differentiation of the policy."""
     return (not job[1].sees_responses_only, group_key(job[1]))
 
 
@@ -171,7 +171,7 @@ def _check_memory(jobs: Sequence[Job], settings: Settings, pairs: int) -> None:
         raise ValueError(message("memory of the batch", f"below {available / 2**30:.1f} GiB", got, hint))
 
 
-def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings) -> tuple[list[Stream], np.ndarray]:
+def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings) -> tuple[list[Stream], list[int]]:
     """Return the distinct streams, and for each run the number of its own."""
     numbers: dict[tuple[bytes, int], int] = {}
     streams: list[Stream] = []
@@ -180,9 +180,7 @@ def _share_streams(problems: list[Problem], seeds: list[int], settings: Settings
         if key not in numbers:
             numbers[key] = len(streams)
             streams.append(Stream(problem, seed, _dataset(problem, seed, settings)))
-    return streams, np.array(
-        [numbers[problem.pair_digest, seed] for problem, seed in zip(problems, seeds, strict=True)]
-    )
+    return streams, [numbers[problem.pair_digest, seed] for problem, seed in zip(problems, seeds, strict=True)]
 
 
 def _dataset(problem: Problem, seed: int, settings: Settings) -> PreferenceDataset | None:
@@ -202,16 +200,24 @@ def _dataset(problem: Problem, seed: int, settings: Settings) -> PreferenceDatas
     return dataset
 
 
-def _group(losses: list[BoundObjective], policies: PolicyClass, index: np.ndarray, rows_per_run: int) -> list[Group]:
+def _group(
+    losses: list[BoundObjective], policies: PolicyClass, index: list[int], num_streams: int, rows_per_run: int
+) -> list[Group]:
     """Collect runs, already ordered, into groups of one objective."""
     keys = [group_key(loss) for loss in losses]
     starts = [run for run, key in enumerate(keys) if run == 0 or key != keys[run - 1]]
     runs = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True)]
-    return [_one_group(losses[part], policies[part], part, index[part], rows_per_run) for part in runs]
+    # a stream has a table for each prompt, and a single list
+    rows = [[stream * rows_per_run + row for stream in index[part] for row in range(rows_per_run)] for part in runs]
+    streams = [Streams.of(numbers, num_streams * rows_per_run) for numbers in rows]
+    return [
+        _one_group(losses[part], policies[part], part, seen, rows_per_run)
+        for part, seen in zip(runs, streams, strict=True)
+    ]
 
 
 def _one_group(
-    losses: list[BoundObjective], policies: PolicyClass, runs: slice, index: np.ndarray, rows_per_run: int
+    losses: list[BoundObjective], policies: PolicyClass, runs: slice, streams: Streams, rows_per_run: int
 ) -> Group:
     repeated = [loss for loss in losses for _ in range(rows_per_run)]
     log_ref = policies.log_ref.reshape(len(repeated), -1, 1)
@@ -221,8 +227,7 @@ def _one_group(
         policies=policies,
         runs=runs,
         rows=slice(runs.start * rows_per_run, runs.stop * rows_per_run),
-        # a stream has a table for each prompt, and a single list
-        streams=to_tensor((index[:, None] * rows_per_run + np.arange(rows_per_run)).ravel()),
+        streams=streams,
         log_ref=log_ref,
         length=lengths.repeat(log_ref.shape[1] // len(lengths))[None, :, None].expand_as(log_ref),
     )
@@ -232,14 +237,14 @@ def _truth(
     problems: list[Problem],
     losses: list[BoundObjective],
     streams: list[Stream],
-    index: np.ndarray,
+    index: list[int],
     metrics: tuple[str, ...],
 ) -> Truth:
     reference, target = _batch([p.reference for p in problems]), _batch([p.target for p in problems])
     groups, weights = [], None
     if TABLE_METRICS & set(metrics):
         exact = PolicyClass.of(problems, as_dtype("float64"))
-        groups = _group(losses, exact, index, rows_per_run=problems[0].num_prompts)
+        groups = _group(losses, exact, index, len(streams), rows_per_run=problems[0].num_prompts)
         weights = TableWeights.from_joint(_joint_tensor(streams, "float64"))
     return Truth(
         prompts=np.stack([problem.prompt_weights for problem in problems]),

@@ -1,5 +1,6 @@
 """How the parameters of many runs make policies, and what losses may see of these."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -80,10 +81,10 @@ class PolicyClass:
         """The number of prompts X."""
         return self.next_log_ref.shape[1]
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         """The number of parameters D of a policy."""
-        return self.next_log_ref[0].numel() if self.features is None else self.features.shape[-1]
+        return math.prod(self.next_log_ref.shape[1:]) if self.features is None else self.features.shape[-1]
 
     @property
     def is_flat(self) -> bool:

@@ -21,19 +21,47 @@ from didsim.objectives import BoundObjective, Pairs
 from didsim.torch_bridge import to_tensor
 
 
+@dataclass(frozen=True)
+class Streams:
+    """Which stream each row of a batch sees.
+
+    Attributes:
+        index: the number of the stream, int64 [L].
+        repeats: n, when the rows see stream 0 n times, then stream 1 n times, and so on through all of them; or None.
+    """
+
+    index: Tensor
+    repeats: int | None
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], count: int) -> "Streams":
+        """Look for the regular pattern among so many streams."""
+        repeats = len(numbers) // count
+        regular = list(numbers) == [number for number in range(count) for _ in range(repeats)]
+        return cls(torch.tensor(numbers, dtype=torch.int64), repeats if regular else None)
+
+    def weigh_(self, values: Tensor, tables: Tensor) -> Tensor:
+        """Multiply each row's values [L, K, K], in place, by the table [P, K, K] of its stream."""
+        if self.repeats is None:
+            return values.mul_(tables.index_select(0, self.index))
+        # the same products, without a copy of the table for each row
+        values.view(-1, self.repeats, *tables.shape[1:]).mul_(tables.unsqueeze(1))
+        return values
+
+
 class Weights(Protocol):
     """Non-negative weights of pairs that sum to 1 for each stream."""
 
-    def chosen(self, streams: Tensor) -> Tensor:
+    def chosen(self, streams: Streams) -> Tensor:
         """Return the weight of each class as a chosen response, [L, K, 1]."""
         ...
 
-    def rejected(self, streams: Tensor) -> Tensor:
+    def rejected(self, streams: Streams) -> Tensor:
         """Return the weight of each class as a rejected response, [L, K, 1]."""
         ...
 
     def slope_sums(
-        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
+        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Streams
     ) -> tuple[Tensor, Tensor]:
         """Return Σ_j w_ij·link′ for each chosen response i and Σ_i w_ij·link′ for each rejected j, [L, K, 1] each.
 
@@ -41,7 +69,7 @@ class Weights(Protocol):
         """
         ...
 
-    def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
+    def pairs(self, snapshot: Snapshot, streams: Streams) -> Pairs:
         """Lay out the pairs of each run with their weights, for the plain evaluation of a loss."""
         ...
 
@@ -75,30 +103,35 @@ class TableWeights:
 
     def at(self, step: int) -> "TableWeights":
         """Return the tables of one step of a block [S, P, K, K]."""
-        return TableWeights(self.joint[step], self.chosen_margin[step], self.rejected_margin[step])
+        return self._by_step[step]
 
-    def chosen(self, streams: Tensor) -> Tensor:
+    @cached_property
+    def _by_step(self) -> "list[TableWeights]":
+        parts = (self.joint.unbind(), self.chosen_margin.unbind(), self.rejected_margin.unbind())
+        return [TableWeights(*tables) for tables in zip(*parts, strict=True)]
+
+    def chosen(self, streams: Streams) -> Tensor:
         """Return the weight of each class as a chosen response, [L, K, 1]."""
-        return self.chosen_margin.index_select(0, streams)
+        return self.chosen_margin.index_select(0, streams.index)
 
-    def rejected(self, streams: Tensor) -> Tensor:
+    def rejected(self, streams: Streams) -> Tensor:
         """Return the weight of each class as a rejected response, [L, K, 1]."""
-        return self.rejected_margin.index_select(0, streams)
+        return self.rejected_margin.index_select(0, streams.index)
 
     def slope_sums(
-        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
+        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Streams
     ) -> tuple[Tensor, Tensor]:
         """Sum link slopes over rows and columns of the table."""
-        slopes = loss.slope(chosen - rejected.mT).mul_(self.joint.index_select(0, streams))
+        slopes = streams.weigh_(loss.slope(chosen - rejected.mT), self.joint)
         return slopes.sum(2, keepdim=True), slopes.sum(1).unsqueeze(-1)
 
-    def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
+    def pairs(self, snapshot: Snapshot, streams: Streams) -> Pairs:
         """Lay chosen responses along rows [L, K, 1] and rejected ones along columns [L, 1, K]."""
         every = snapshot.every_response()
         return Pairs(
             every.map(lambda part: part.unsqueeze(2)),
             every.map(lambda part: part.unsqueeze(1)),
-            self.joint.index_select(0, streams),
+            self.joint.index_select(0, streams.index),
             snapshot.policies.num_prompts,
         )
 
@@ -129,16 +162,16 @@ class DrawnWeights:
         """Return the pairs of one step of a block [S, P, B]."""
         return DrawnWeights(self.chosen_classes[step], self.rejected_classes[step], self.num_classes, self.dtype)
 
-    def chosen(self, streams: Tensor) -> Tensor:
+    def chosen(self, streams: Streams) -> Tensor:
         """Return the weight of each class as a chosen response, [L, K, 1]."""
-        return self._chosen_margin.index_select(0, streams)
+        return self._chosen_margin.index_select(0, streams.index)
 
-    def rejected(self, streams: Tensor) -> Tensor:
+    def rejected(self, streams: Streams) -> Tensor:
         """Return the weight of each class as a rejected response, [L, K, 1]."""
-        return self._rejected_margin.index_select(0, streams)
+        return self._rejected_margin.index_select(0, streams.index)
 
     def slope_sums(
-        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Tensor
+        self, loss: BoundObjective, chosen: Tensor, rejected: Tensor, streams: Streams
     ) -> tuple[Tensor, Tensor]:
         """Gather the scores of the pairs, and scatter the slopes back to their classes."""
         winners, losers = self._gathered(streams)
@@ -146,16 +179,19 @@ class DrawnWeights:
         by_chosen = torch.zeros_like(chosen).scatter_add_(1, winners, slopes)
         return by_chosen, torch.zeros_like(rejected).scatter_add_(1, losers, slopes)
 
-    def pairs(self, snapshot: Snapshot, streams: Tensor) -> Pairs:
+    def pairs(self, snapshot: Snapshot, streams: Streams) -> Pairs:
         """Take both responses of each pair, [L, B, 1]."""
-        sides = (self.chosen_classes.index_select(0, streams), self.rejected_classes.index_select(0, streams))
+        sides = (
+            self.chosen_classes.index_select(0, streams.index),
+            self.rejected_classes.index_select(0, streams.index),
+        )
         chosen, rejected = (snapshot.drawn_responses(side).map(lambda part: part.unsqueeze(2)) for side in sides)
         weights = torch.full((*sides[0].shape, 1), 1.0 / sides[0].shape[1], dtype=self.dtype)
         return Pairs(chosen, rejected, weights, 1)
 
-    def _gathered(self, streams: Tensor) -> tuple[Tensor, Tensor]:
-        winners = self.chosen_classes.index_select(0, streams).unsqueeze(-1)
-        losers = self.rejected_classes.index_select(0, streams).unsqueeze(-1)
+    def _gathered(self, streams: Streams) -> tuple[Tensor, Tensor]:
+        winners = self.chosen_classes.index_select(0, streams.index).unsqueeze(-1)
+        losers = self.rejected_classes.index_select(0, streams.index).unsqueeze(-1)
         return winners, losers
 
     @cached_property

@@ -10,6 +10,10 @@ from didsim._checks import message
 from didsim.objectives._math import scaled
 from didsim.objectives._tokens import Tokens, required
 
+PASS_LOG_REF, PASS_LENGTH, PASS_LOG_MARGINAL = (
+    f"pass {name}_chosen= and {name}_rejected=" for name in ("log_ref", "length", "log_marginal")
+)
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -44,7 +48,7 @@ class Responses:
     @property
     def reference(self) -> Tensor:
         """The log-probability under π_ref, in nats; an error if there is none."""
-        return required(self.log_ref, "the reference policy", _pass("log_ref"))
+        return required(self.log_ref, "the reference policy", PASS_LOG_REF)
 
     @property
     def log_ratio(self) -> Tensor:
@@ -54,7 +58,7 @@ class Responses:
     @property
     def num_tokens(self) -> Tensor:
         """The length |y| in tokens; an error if it is not known."""
-        return required(self.length, "the lengths of the responses", _pass("length"))
+        return required(self.length, "the lengths of the responses", PASS_LENGTH)
 
     @property
     def mean_log_pi(self) -> Tensor:
@@ -70,7 +74,7 @@ class Responses:
     @property
     def marginal(self) -> Tensor:
         """The log-probability log π(y) whatever the prompt, in nats; an error if it is not known."""
-        return required(self.log_marginal, "log π(y) without the prompt", _pass("log_marginal"))
+        return required(self.log_marginal, "log π(y) without the prompt", PASS_LOG_MARGINAL)
 
     @property
     def prior(self) -> Tensor:
@@ -81,10 +85,6 @@ class Responses:
     def policy_kl(self) -> Tensor:
         """The mean KL(π ‖ π_ref) over prompts, in nats; an error if it is not known."""
         return required(self.mean_kl, "the mean KL(π ‖ π_ref)", "pass mean_kl=")
-
-
-def _pass(name: str) -> str:
-    return f"pass {name}_chosen= and {name}_rejected="
 
 
 @dataclass(frozen=True)
