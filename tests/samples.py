@@ -269,6 +269,7 @@ TOKEN_PAIRS = (
 )
 
 T = 4
+"""Every response is padded to so many positions."""
 
 
 def padded(rows, fill):

@@ -17,8 +17,9 @@ import pytest
 from conftest import Outcome
 
 from didsim import METRICS, OBJECTIVES, PRIORS, __version__
+from didsim._catalogue import GROUPS
 from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, screen_width, table
-from didsim.cli import GROUPS, WELCOME, cli, main
+from didsim.cli import WELCOME, cli, main
 from didsim.experiment import MAIN, known_experiments
 from didsim.objectives import IMPLEMENTATIONS, objective, register_objective
 
@@ -960,7 +961,7 @@ class TestTable:
         monkeypatch.setenv("COLUMNS", "40")
         piped = run("objective", "orpo").stdout
         assert max(map(len, piped.splitlines())) > 100
-        monkeypatch.setattr("didsim.cli.screen_width", lambda: 60)
+        monkeypatch.setattr("didsim._catalogue.screen_width", lambda: 60)
         tables = run("objective", "orpo").stdout.split("\n\n")[1:3]
         assert max(len(line) for text in tables for line in text.splitlines()) <= 60
 

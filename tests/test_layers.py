@@ -44,7 +44,8 @@ LAYERS = {
     "experiment": Layer(("", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "filelock"})),
     "lessons": Layer(("", "lessons", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "matplotlib", "torch"})),
     "_terminal": Layer(LAYER_0, frozenset({"click"})),
-    "cli": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
+    "_catalogue": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset()),
+    "cli": Layer(("", "_terminal", "_catalogue", *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
     "": Layer((*LAYER_1, "objectives", "doctor", "engine"), frozenset()),
 }
 
@@ -167,8 +168,9 @@ def private_imports(module: str) -> set[str]:
     return {name for name in ours if any(part.startswith("_") for part in name.split("."))}
 
 
-def test_the_command_line_uses_public_modules_and_its_own_helper():
-    assert private_imports("didsim.cli") == {"didsim._terminal"}
+def test_the_command_line_uses_public_modules_and_its_own_helpers():
+    assert private_imports("didsim.cli") == {"didsim._terminal", "didsim._catalogue"}
+    assert private_imports("didsim._catalogue") == {"didsim._terminal"}
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if part_of(name) == "lessons"])

@@ -79,9 +79,9 @@ class TestDecorator:
         bound = objective("mine", flag=False)
         assert dict(bound.hyperparameters) == {"whole": 2.0, "real": 0.5, "flag": False}
         assert bound.options == {"flag": False}
-        with pytest.raises(TypeError, match="^flag must be True or False; got 1"):
+        with pytest.raises(TypeError, match=r"^flag must be True or False; got 1"):
             objective("mine", flag=1)
-        with pytest.raises(ValueError, match="^real must be a finite number"):
+        with pytest.raises(ValueError, match=r"^real must be a finite number"):
             objective("mine", real=float("nan"))
         with pytest.raises(ValueError, match="hyperparameter of mine must be one of: whole, real, flag"):
             objective("mine", fla=True)
@@ -100,7 +100,7 @@ class TestDecorator:
         assert objective("mine", form="hinge")(one_pair(-1.0, -2.0)).tolist() == [2.0]
         with pytest.raises(ValueError, match=r"^form must be one of square, hinge; got 'hing'.*Did you mean hinge"):
             objective("mine", form="hing")
-        with pytest.raises(ValueError, match="^target must be"):
+        with pytest.raises(ValueError, match=r"^target must be"):
             objective("mine", target=-1.0)
 
     def test_one_value_per_run_works_for_a_function_too(self):
@@ -143,25 +143,13 @@ class TestRefusals:
     @pytest.mark.parametrize("name", list(OBJECTIVES))
     def test_the_name_of_a_built_in_objective_is_refused_and_nothing_is_changed(self, name):
         before = OBJECTIVES[name]
-        with pytest.raises(
-            ValueError, match=f"the name of an objective must be a new one; got '{name}'.*choose another"
-        ):
+        with pytest.raises(ValueError, match=f"name of an objective must be a new one; got '{name}'.*choose another"):
             register_objective(squared, name=name)
         with pytest.raises(ValueError, match="choose another"):
             register_objective(Objective(name, "", "", "", chosen_anchor=lambda y: y.log_pi))
         assert OBJECTIVES[name] is before
 
-    def test_a_loss_of_another_of_that_name_is_refused_and_the_first_stays(self):
-        register_objective(squared)
-
-        def other(pairs):
-            return pairs.chosen.log_pi
-
-        with pytest.raises(ValueError, match=r"the name of an objective must be a new one; got 'squared'"):
-            register_objective(other, name="squared")
-        assert OBJECTIVES["squared"].pair is squared
-
-    def test_the_same_code_may_be_registered_again_as_when_a_notebook_cell_is_run_twice(self):
+    def test_a_loss_may_be_registered_again_as_when_a_notebook_cell_is_changed_and_run_twice(self):
         def define(sign):
             def mine(pairs):
                 return sign * pairs.chosen.log_pi
@@ -187,7 +175,7 @@ class TestRefusals:
         def mine(pairs, *, beta):
             return beta * pairs.chosen.log_pi
 
-        with pytest.raises(TypeError, match="^the default of beta of mine must be a number or a truth value"):
+        with pytest.raises(TypeError, match=r"^the default of beta of mine must be a number or a truth value"):
             register_objective(mine)
         assert "mine" not in OBJECTIVES
 
@@ -196,7 +184,7 @@ class TestRefusals:
         def mine(pairs, *, how=default):
             return pairs.chosen.log_pi
 
-        with pytest.raises(TypeError, match="the default of how of mine .* name others in parameters="):
+        with pytest.raises(TypeError, match=r"the default of how of mine .* name others in parameters="):
             register_objective(mine)
 
     def test_a_need_that_no_problem_offers_is_refused(self):

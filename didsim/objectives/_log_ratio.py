@@ -331,7 +331,10 @@ CHI_PO = Objective(
     score=mixed_chi_squared,
     link=CLIPPED_LOGISTIC,
     needs=frozenset({"reference"}),
-    conventions=("e^h is cut near the square root of the dtype's largest number, where the clip acts anyway.",),
+    conventions=(
+        "e^h is cut at e^354 in float64 and e^44 in float32. One response beyond it is clipped anyway; where both are, "
+        "the margin is β(h_w − h_l).",
+    ),
 )
 
 F_DPO = Objective(

@@ -16,44 +16,31 @@ from torch import Tensor
 from didsim._checks import NON_NEGATIVE, POSITIVE, REAL
 from didsim.objectives._links import LOGISTIC
 from didsim.objectives._math import stop_gradient_if
-from didsim.objectives._objective import BOOLEAN, Objective, Parameter
+from didsim.objectives._objective import BOOLEAN, Objective, Parameter, Part
 from didsim.objectives._pairs import Responses
 from didsim.objectives._priors import PRIORS
 
 
-def chosen_information(
-    y: Responses,
-    *,
-    alpha: float | Tensor,
-    prior: str,
-    eta: float | Tensor,
-    gamma: float | Tensor,
-    length_penalty: float | Tensor,
-    kl_weight: float | Tensor,
-    stop_gradient: bool,
-) -> Tensor:
-    """α (log π − log ζ) of a chosen response."""
-    values = {"alpha": alpha, "eta": eta, "gamma": gamma, "length_penalty": length_penalty, "kl_weight": kl_weight}
-    log_zeta = PRIORS[prior].log_zeta(y, **values)
-    return alpha * (y.log_pi - stop_gradient_if(stop_gradient, log_zeta))
+def _information(*, rejected: bool) -> Part:
+    """Return the part α (log π − log ζ) of chosen or of rejected responses, whose priors differ for SimPO only."""
 
+    def part(
+        y: Responses,
+        *,
+        alpha: float | Tensor,
+        prior: str,
+        eta: float | Tensor,
+        gamma: float | Tensor,
+        length_penalty: float | Tensor,
+        kl_weight: float | Tensor,
+        stop_gradient: bool,
+    ) -> Tensor:
+        values = {"alpha": alpha, "eta": eta, "gamma": gamma, "length_penalty": length_penalty, "kl_weight": kl_weight}
+        zeta = PRIORS[prior]
+        log_zeta = zeta.rejected_log_zeta if rejected and zeta.rejected_log_zeta else zeta.log_zeta
+        return alpha * (y.log_pi - stop_gradient_if(stop_gradient, log_zeta(y, **values)))
 
-def rejected_information(
-    y: Responses,
-    *,
-    alpha: float | Tensor,
-    prior: str,
-    eta: float | Tensor,
-    gamma: float | Tensor,
-    length_penalty: float | Tensor,
-    kl_weight: float | Tensor,
-    stop_gradient: bool,
-) -> Tensor:
-    """α (log π − log ζ) of a rejected response, whose prior differs for SimPO only."""
-    values = {"alpha": alpha, "eta": eta, "gamma": gamma, "length_penalty": length_penalty, "kl_weight": kl_weight}
-    record = PRIORS[prior]
-    log_zeta = (record.rejected_log_zeta or record.log_zeta)(y, **values)
-    return alpha * (y.log_pi - stop_gradient_if(stop_gradient, log_zeta))
+    return part
 
 
 MI_DPO = Objective(
@@ -70,8 +57,8 @@ MI_DPO = Objective(
         "kl_weight": Parameter(1.0, NON_NEGATIVE, (1.0,), "TIS-DPO's coefficient c", ("prior", ("tis_dpo",))),
         "stop_gradient": Parameter(False, BOOLEAN, (False,), "whether ζ is a constant to the gradient"),
     },
-    score=chosen_information,
-    rejected_score=rejected_information,
+    score=_information(rejected=False),
+    rejected_score=_information(rejected=True),
     link=LOGISTIC,
     option_needs={("prior", prior.name): prior.needs for prior in PRIORS.values()},
     conventions=(

@@ -67,10 +67,10 @@ class Registry(Mapping[str, Objective]):
         return len(self._all())
 
     def add(self, record: Objective) -> None:
-        """Add an objective; its name must be new, unless it is the same code registered again.
+        """Add an objective; one that was registered under the same name before gives way, as when a cell is run again.
 
         Raises:
-            ValueError: if another objective has that name.
+            ValueError: if it has the name of one of didsim's own.
         """
         if record.name in (known.name for known in BUILT_IN):
             hint = "didsim has an objective of that name; choose another."
