@@ -5,5 +5,6 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
-__all__ = ["ArrayLike", "FloatArray", "IntArray"]
+__all__ = ["ArrayLike", "BoolArray", "FloatArray", "IntArray"]

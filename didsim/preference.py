@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from didsim._arrays import ArrayLike, FloatArray, IntArray
+from didsim._arrays import ArrayLike, BoolArray, FloatArray, IntArray
 from didsim._checks import POSITIVE, check_choice, check_integer, check_number, message
 from didsim._numerics import log_softmax
 from didsim.differential import did, ideal_rejected
@@ -58,6 +58,7 @@ class Problem:
         space: what the K responses are: classes unless given.
         features: φ of each decision, [N·A, d] or [X, N·A, d] (classes: [K, d] or [X, K, d]); the policy is then
             restricted to the class π_w(a|x, c) ∝ π_ref(a|x, c) exp(φ(x, c, a)·w), whose d parameters all prompts share.
+        prior: a fixed prior ζ of MI-DPO, [K], which knows no prompt and is positive wherever the reference is, or None.
         token_weights: numbers for each decision, [N·A] each, that token-level objectives look at: "weights"
             (TIS-DPO), "reward_mask" and "kl_mask" (SparsePO). Those not given are 1.
 
@@ -72,6 +73,7 @@ class Problem:
     prompts: FloatArray | None = None
     space: Space = None  # type: ignore[assignment]  # K classes, once K is known
     features: FloatArray | None = None
+    prior: Policy | None = None
     token_weights: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,6 +102,17 @@ class Problem:
         for name in ("chosen", "rejected", "target"):
             if np.any(excluded & np.isfinite(getattr(self, name).log_probs)):
                 raise ValueError(message(name, "zero wherever the reference is zero", "a positive probability"))
+        if self.prior is not None:
+            self._check_prior(self.prior, excluded)
+
+    def _check_prior(self, prior: Policy, excluded: BoolArray) -> None:
+        if prior.log_probs.shape != (self.num_classes,):
+            raise ValueError(message("the shape of prior", f"[{self.num_classes}]", prior.log_probs.shape))
+        zero = np.isneginf(prior.log_probs) & ~excluded.reshape(-1, self.num_classes).all(axis=0)
+        if np.any(zero):
+            hint = "The log-ratio log π/ζ would be infinite; mix ζ with a little of a positive distribution."
+            got = f"0 for class {int(np.argmax(zero))}"
+            raise ValueError(message("prior", "positive wherever the reference is", got, hint))
 
     def _checked_features(self, features: ArrayLike) -> FloatArray:
         values = _finite("features", features)
@@ -182,6 +195,7 @@ class Problem:
         prompts: ArrayLike | None = None,
         space: Space | None = None,
         features: ArrayLike | None = None,
+        prior: Distribution | None = None,
         token_weights: Mapping[str, ArrayLike] | None = None,
     ) -> "Problem":
         """Build the problem in which DPO at this β recovers `target`: rejected = ideal rejected distribution.
@@ -193,6 +207,7 @@ class Problem:
             prompts: the weights of the prompts, [X]; no prompt unless given.
             space: what the K responses are; classes unless given.
             features: restrict the policy to a log-linear class; see `Problem`.
+            prior: a fixed prior ζ of MI-DPO; see `Problem`.
             token_weights: numbers for each decision; see `Problem`.
 
         Source: Eq. 1, Theorem 3.4.
@@ -206,6 +221,7 @@ class Problem:
             prompts=prompts,  # type: ignore[arg-type]
             space=space,  # type: ignore[arg-type]
             features=features,  # type: ignore[arg-type]
+            prior=None if prior is None else as_policy(prior),
             token_weights=token_weights or {},  # type: ignore[arg-type]
         )
 
@@ -228,6 +244,12 @@ class Problem:
     def next_log_ref(self) -> FloatArray:
         """The log-probabilities log π_ref(a|x, c) of each decision, [X, N, A]; X is 1 when there is no prompt."""
         return self.space.next_log_probs(np.atleast_2d(self.reference.log_probs))
+
+    @property
+    def next_log_prior(self) -> FloatArray:
+        """The log-probabilities log ζ(a|c) of each decision, [1, N, A]; those of a uniform ζ when none is given."""
+        log_zeta = np.full(self.num_classes, -np.log(self.num_classes)) if self.prior is None else self.prior.log_probs
+        return self.space.next_log_probs(log_zeta[None])
 
     def token_weight(self, name: str) -> FloatArray:
         """Return the numbers of that name of each decision, [N·A]; ones unless they were given."""

@@ -723,7 +723,7 @@ class TestStatistics:
 OF_TOKENS = [
     pytest.param(*point.values, id=point.id)
     for point in every_option("mi_dpo", *TOKEN_NAMES)
-    if point.values[1].get("prior") not in ("marginal", "learned")
+    if point.values[1].get("prior") not in ("marginal", "learned", "given")
 ]
 """What looks at log π, log π_ref and tokens."""
 

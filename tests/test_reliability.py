@@ -392,8 +392,8 @@ class TestSignals:
     def test_a_signal_while_training_ends_it_with_its_code(self, run, monkeypatch, sent):
         from didsim import engine
 
-        monkeypatch.setattr(engine, "train", lambda *_, **__: signal.raise_signal(sent))
-        monkeypatch.setattr("didsim.train", engine.train, raising=False)
+        monkeypatch.setattr(engine, "dice", lambda *_, **__: signal.raise_signal(sent))
+        monkeypatch.setattr("didsim.dice", engine.dice, raising=False)
         assert run("train", "dpo").code == 128 + sent
 
     @pytest.mark.slow

@@ -27,7 +27,7 @@ EXACT = {"mode": "population", "dtype": "float64", "learning_rate": 0.01, "steps
 
 OPTIONS = (
     *((name, {}) for name in OBJECTIVES),
-    *(("mi_dpo", {"prior": prior}) for prior in ds.PRIORS),
+    *(("mi_dpo", {"prior": prior}) for prior in ds.PRIORS if prior != "given"),
     ("sparse_po", {"masks": "learned", "lam": 0.01}),
     ("alpha_dpo", {"margin": "tdpo", "stop_gradient": False}),
     ("beta_dpo", {"level": "batch", "rho": 0.2}),
@@ -489,6 +489,44 @@ def test_jobs_on_different_spaces_are_refused_in_one_batch():
 
 
 class TestPriors:
+    def test_a_given_prior_is_what_dpo_is_measured_against(self):
+        """π ends at ζ (w/l)^(1/α): DPO with ζ for the reference, from any start."""
+        free, zeta = unrelated(5, seed=3), Policy.from_logits(logits(5, seed=9))
+        parts = (free.reference, free.target, free.rejected, free.chosen)
+        for space in (None, Sequences(4, 1)):
+            problem = Problem(*parts, space=space, prior=zeta)
+            loss = objective("mi_dpo", prior="given", alpha=2.0)
+            ours = policies_after(problem, loss, steps=3000, schedule="cosine")
+            optimum = ds.dpo_optimum(free, beta=2.0, prior=zeta).log_probs
+            np.testing.assert_allclose(ours, optimum, rtol=0.0, atol=1e-6)
+
+    def test_a_given_prior_that_is_the_reference_is_dpo(self):
+        for problem in (unrelated(5, seed=3), unrelated(7, seed=3, space=Sequences(2, 2))):
+            parts = (problem.reference, problem.target, problem.rejected, problem.chosen)
+            given = Problem(*parts, space=problem.space, prior=problem.reference)
+            for path in ("table", "gather"):
+                ours, dpo = (
+                    train(p, loss, path=path, dtype="float64", steps=20, batch_size=32).policy.log_probs
+                    for p, loss in ((given, objective("mi_dpo", prior="given")), (problem, objective("dpo")))
+                )
+                np.testing.assert_allclose(ours, dpo, rtol=0.0, atol=TRAINED)
+
+    def test_a_problem_without_a_prior_cannot_meet_the_need(self):
+        with pytest.raises(ValueError, match=r"the problem must be given with a prior .*Problem.from_policies"):
+            train(unrelated(4), objective("mi_dpo", prior="given"), steps=1)
+
+    @pytest.mark.parametrize(
+        ("prior", "message"),
+        [
+            ([0.5, 0.5, 0.0, 0.0], "prior must be positive wherever the reference is; got '0 for class 2'"),
+            ([0.5, 0.5], r"the shape of prior must be \[4\]"),
+            ([0.5, 0.6, 0.1, 0.1], "the sum of the probabilities must be 1"),
+        ],
+    )
+    def test_a_prior_that_is_not_positive_is_refused(self, prior, message):
+        with pytest.raises(ValueError, match=message):
+            Problem.from_policies([0.25] * 4, [0.1, 0.2, 0.3, 0.4], prior=prior)
+
     def problem(self) -> Problem:
         return unrelated(3, 4, prompts=[0.2, 0.5, 0.3], seed=6)
 

@@ -132,8 +132,9 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
         raise ValueError(message("jobs", accepted, "none"))
     for job in jobs:
         match job:
-            case (Problem(), BoundObjective() as loss):
+            case (Problem() as problem, BoundObjective() as loss):
                 _check_one_run(loss)
+                _check_needs(problem, loss)
             case _:
                 hint = 'Make them with didsim.Problem… and didsim.objective("dpo", …).'
                 raise TypeError(message("a job", "a pair (problem, objective)", job, hint))
@@ -148,6 +149,13 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
 def _check_alike(name: str, values: list[Any]) -> None:
     if len(set(values)) > 1:
         raise ValueError(message(name, "the same", sorted(set(values)), "Train them in separate calls."))
+
+
+def _check_needs(problem: Problem, loss: BoundObjective) -> None:
+    """Refuse an objective whose needs the problem cannot meet; all but this one are met by every problem."""
+    if "given prior" in loss.needs and problem.prior is None:
+        hint = "Make it with Problem.from_policies(…, prior=ζ), or take another prior: `didsim list priors`."
+        raise ValueError(message("the problem", f"given with a prior for {loss!r}", "one without", hint))
 
 
 def _check_one_run(loss: BoundObjective) -> None:

@@ -18,6 +18,9 @@ from didsim.torch_bridge import finite_log, to_array, to_tensor
 COMPANIONS = ("prior", "masks")
 """What may be learned beside the policy: the logits of a prior ζ, [N·A]; token masks, [2·N·A]."""
 
+PRIORS = frozenset({"prior", "given prior"})
+"""The needs that a prior beside the policy meets."""
+
 
 @dataclass(frozen=True)
 class PolicyClass:
@@ -32,6 +35,7 @@ class PolicyClass:
         excluded: True for decisions that the reference excludes, [G, X, N, A].
         log_prompts: log p(x), [G, X].
         features: φ, [G, X·N·A, d], or None for free policies.
+        next_log_prior: log ζ(a|c) of the problems' fixed priors, finite, [G, 1, N, A], uniform where there is none.
         token_weights: numbers of each decision, [G, N·A] each, by the names of `TOKEN_WEIGHTS`.
     """
 
@@ -40,6 +44,7 @@ class PolicyClass:
     excluded: Tensor
     log_prompts: Tensor
     features: Tensor | None
+    next_log_prior: Tensor
     token_weights: Mapping[str, Tensor]
 
     @classmethod
@@ -59,6 +64,7 @@ class PolicyClass:
             excluded=torch.stack([to_tensor(problem.next_log_ref).isneginf() for problem in problems]),
             log_prompts=table(problem.prompt_weights for problem in problems).log(),
             features=table(values.reshape(-1, values.shape[-1]) for values in features) if features else None,
+            next_log_prior=table(finite_log(problem.next_log_prior) for problem in problems),
             token_weights={
                 name: table(problem.token_weight(name) for problem in problems)
                 for name in TOKEN_WEIGHTS
@@ -73,6 +79,7 @@ class PolicyClass:
             self.excluded[runs],
             self.log_prompts[runs],
             None if self.features is None else self.features[runs],
+            self.next_log_prior[runs],
             {name: values[runs] for name, values in self.token_weights.items()},
         )
 
@@ -180,7 +187,7 @@ class Snapshot:
                 lambda table: table.flatten(0, 1),
             ),
             log_marginal=rows(self._marginal(log_pi)) if "marginal" in self.needs else None,
-            log_zeta=rows(policies.log_pi(self._prior)) if "prior" in self.needs else None,
+            log_zeta=rows(policies.log_pi(self._prior)) if PRIORS & self.needs else None,
             mean_kl=rows(self._mean_kl(log_pi)) if "mean_kl" in self.needs else None,
         )
 
@@ -211,7 +218,7 @@ class Snapshot:
             length=paths.lengths[numbers].to(self.next_log_pi.dtype),
             tokens=self._tokens(mask, pick, pick_context, lambda table: table.flatten(1, 2)),
             log_marginal=marginal() if "marginal" in self.needs else None,
-            log_zeta=total(self._prior) if "prior" in self.needs else None,
+            log_zeta=total(self._prior) if PRIORS & self.needs else None,
             mean_kl=self._mean_kl(policies.log_pi(self.next_log_pi))[:, 0] if "mean_kl" in self.needs else None,
         )
 
@@ -251,7 +258,9 @@ class Snapshot:
 
     @property
     def _prior(self) -> Tensor:
-        """Log ζ(a|c) of each decision under the learned prior, which knows no prompt, [G, 1, N, A]."""
+        """Log ζ(a|c) of each decision under the learned or given prior, which knows no prompt, [G, 1, N, A]."""
+        if "given prior" in self.needs:
+            return self.policies.next_log_prior
         shape = (-1, 1, self.policies.space.num_contexts, self.policies.space.num_actions)
         return torch.log_softmax(self.companions["prior"].reshape(shape), dim=-1)
 

@@ -43,6 +43,9 @@ def _information(*, rejected: bool) -> Part:
     return part
 
 
+EVERYWHERE = tuple(name for name in PRIORS if name != "given")
+"""The priors that every problem has."""
+
 MI_DPO = Objective(
     name="mi_dpo",
     title="Mutual-information DPO",
@@ -50,7 +53,7 @@ MI_DPO = Objective(
     source="MI-DPO paper, the loss of Section 3; its priors: Section 4 and Appendix B",
     parameters={
         "alpha": Parameter(1.0, POSITIVE, (1.0,), "scale of the implicit reward"),
-        "prior": Parameter("reference", tuple(PRIORS), tuple(PRIORS), "the prior ζ"),
+        "prior": Parameter("reference", tuple(PRIORS), EVERYWHERE, "the prior ζ"),
         "eta": Parameter(0.95, POSITIVE, (0.95,), "power η of centropy", ("prior", ("centropy",))),
         "gamma": Parameter(0.5, REAL, (0.5,), "reward margin γ of simpo", ("prior", ("simpo",))),
         "length_penalty": Parameter(0.1, NON_NEGATIVE, (0.1,), "R-DPO's coefficient a", ("prior", ("r_dpo",))),

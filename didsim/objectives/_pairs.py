@@ -26,7 +26,7 @@ class Responses:
         tokens: the decisions of which the response consists, or None.
         log_marginal: log π(y), the policy's probability of the response whatever the prompt: Σ_x p(x) π(y|x) in a
             tabular world, an unprompted pass of a language model; or None.
-        log_zeta: log ζ(y) under a prior that is learned beside the policy, or None.
+        log_zeta: log ζ(y) under a prior that is learned beside the policy, or given with the problem; or None.
         mean_kl: KL(π(·|x) ‖ π_ref(·|x)) averaged over prompts, in nats, the same for all responses; or None.
     """
 
@@ -78,7 +78,7 @@ class Responses:
 
     @property
     def prior(self) -> Tensor:
-        """The learned log ζ(y), in nats; an error if there is none."""
+        """The learned or given log ζ(y), in nats; an error if there is none."""
         return required(self.log_zeta, "the learned prior", "train it with didsim.train, or give log_zeta=")
 
     @property

@@ -49,7 +49,8 @@ def _simpo(sign: float) -> Callable[..., Tensor]:
     return lambda y, *, alpha, gamma, **_: y.log_pi - y.mean_log_pi + sign * 0.5 * gamma / alpha
 
 
-def _learned(y: Responses, **_: object) -> Tensor:
+def _beside(y: Responses, **_: object) -> Tensor:
+    """Return log ζ of a prior that stands beside the policy, learned or given."""
     return y.prior
 
 
@@ -65,6 +66,7 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
                 "DICE",
                 needs=REFERENCE,
             ),
+            Prior("given", "ζ(y), fixed with the problem", _beside, "-", needs=frozenset({"given prior"})),
             Prior("uniform", "1/|Y|", lambda y, **_: torch.zeros_like(y.log_pi), "the reward r = α log π"),
             Prior(
                 "centropy",
@@ -117,7 +119,7 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
                 needs=frozenset({"marginal"}),
             ),
             Prior(
-                "learned", "softmax(φ), optimised beside π", _learned, "MI-DPO of Section 5", needs=frozenset({"prior"})
+                "learned", "softmax(φ), optimised beside π", _beside, "MI-DPO of Section 5", needs=frozenset({"prior"})
             ),
         )
     }

@@ -298,6 +298,7 @@ LOG_PRIORS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
     ),
     "marginal": lambda y, **_: (y.mw, y.ml),
     "learned": lambda y, **_: (y.zw, y.zl),
+    "given": lambda y, **_: (y.zw, y.zl),
 }
 """log ζ of the chosen and of the rejected response, up to a shared constant."""
 
