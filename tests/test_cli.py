@@ -356,7 +356,7 @@ class TestHyperparameters:
         refuses(run("train", "dpo", "-S", "beta=1", "-S", "beta=2"), 2, "-S beta is given twice")
 
     def test_an_unknown_hyperparameter_suggests_the_nearest(self, run):
-        refuses(run("train", "simpo", "-S", "gama=1"), 2, "'gama'", "beta, gamma", "Did you mean gamma?")
+        refuses(run("train", "simpo", "-S", "gama=1"), 2, "'gama'", "beta, gamma", "Did you mean gamma")
 
     def test_a_hyperparameter_of_another_objective_is_refused(self, run):
         refuses(run("train", "orpo", "-S", "beta=1"), 2, "hyperparameter of orpo must be one of: lam")

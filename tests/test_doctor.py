@@ -146,9 +146,15 @@ def test_a_loss_that_is_right_raises_no_alarm_and_is_recognised(function):
 
 def test_the_hyperparameters_of_the_objective_are_told():
     [match] = [match for match in check_loss(simpo_of_means, beta=3.0).equals if match.name == "simpo"]
-    assert match.hyperparameters == {"beta": 3.0, "gamma": 0.75}  # the ratio times β
+    assert match.hyperparameters == {"beta": 3.0, "gamma": 0.75, "gamma_form": "absolute"}  # the ratio times β
     [match] = [match for match in report_of(ipo_mean).equals if match.name == "ipo"]
     assert match.hyperparameters == {"tau": 0.1, "aggregation": "mean"}
+
+
+def test_a_margin_per_unit_of_beta_is_recognised_as_that_convention():
+    report = report_of(gamma_times_beta)
+    assert report.ok
+    assert "simpo at β = 2, γ = 0.5, gamma_form = ratio" in sentence(report, "objective")
 
 
 def test_a_loss_without_lengths_is_said_to_need_means():
@@ -280,7 +286,6 @@ PLANTED = {
     one_length_for_both: ("objective", "length is of the wrong side", "both", "length of the chosen one", "simpo"),
     beta_on_the_policy_alone: ("objective", "β multiplies the policy's log-probabilities only", "dpo"),
     wrong_sign_of_gamma: ("objective", "γ has the wrong sign", "simpo"),
-    gamma_times_beta: ("objective", "γ is multiplied by β", "simpo at βγ = 1", "ratio γ/β"),
     length_penalty_of_the_wrong_sign: ("objective", "α has the wrong sign", "r_dpo"),
     epsilon_in_the_logarithm: ("extremes", "epsilon inside a logarithm", "the true value is 70"),
     partly_detached: ("gradient", "not the slope of the value", "detached"),

@@ -250,7 +250,7 @@ FORMULAS = {
     "orpo": lambda w, rw, y, ry, *, lam: (
         -w - lam * math.log(1 / (1 + (math.exp(y) / (1 - math.exp(y))) / (math.exp(w) / (1 - math.exp(w)))))
     ),
-    "simpo": lambda w, rw, y, ry, *, beta, gamma: math.log1p(math.exp(gamma - beta * (w - y))),
+    "simpo": lambda w, rw, y, ry, *, beta, gamma, gamma_form: math.log1p(math.exp(gamma - beta * (w - y))),
     "cal_dpo": lambda w, rw, y, ry, *, beta, calibration_weight: (
         math.log1p(math.exp(-(w - rw) + (y - ry)))
         + calibration_weight * ((w - rw - 1 / (2 * beta)) ** 2 + (y - ry + 1 / (2 * beta)) ** 2)

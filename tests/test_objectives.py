@@ -222,8 +222,9 @@ class TestExtremeHyperparameters:
     )
     def test_beta_of_1e300_gives_no_nan(self, name, options):
         # e^(−βD) with D < 0 and β β_i D with a β_i that is β times larger are beyond the largest number: infinite
-        # and so is β e^354, where the exponent of a loss is cut
+        # and so is β e^354, where the exponent of a loss is cut; and β α β M, a target per unit of β
         overflow = name in {"exponential", "discopop", "beta_dpo", "f_dpo", "alphapo"}
+        overflow |= name == "alpha_dpo" and options.get("gamma_form") == "ratio"
         loss = objective(name, beta=1e300, **options)(make_pairs(self.POINTS))
         assert not loss.isnan().any()
         assert overflow or torch.isfinite(loss).all()
@@ -443,7 +444,7 @@ class TestNeeds:
         loss, whole = objective(name, **options), one_pair(-1.0, -2.0)
         for missing, how in self.GIVEN.items():
             pairs = Pairs(without(whole.chosen, missing), without(whole.rejected, missing))
-            needs = {"prior" if need == "given prior" else need for need in loss.needs}  # both are log ζ
+            needs = {"prior" if need == "given_prior" else need for need in loss.needs}  # both are log ζ
             if missing in needs:
                 with pytest.raises(ValueError, match=f"^This objective needs .*{how}"):
                     loss(pairs)

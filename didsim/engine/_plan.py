@@ -153,7 +153,7 @@ def _check_alike(name: str, values: list[Any]) -> None:
 
 def _check_needs(problem: Problem, loss: BoundObjective) -> None:
     """Refuse an objective whose needs the problem cannot meet; all but this one are met by every problem."""
-    if "given prior" in loss.needs and problem.prior is None:
+    if "given_prior" in loss.needs and problem.prior is None:
         hint = "Make it with Problem.from_policies(…, prior=ζ), or take another prior: `didsim list priors`."
         raise ValueError(message("the problem", f"given with a prior for {loss!r}", "one without", hint))
 
@@ -175,7 +175,9 @@ def _check_memory(jobs: Sequence[Job], settings: Settings, pairs: int) -> None:
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     if needed > available:
         got = f"about {needed / 2**30:.1f} GiB for {num_runs} runs of {problem.num_classes} classes"
-        hint = "Use fewer runs or classes, or leave out the metrics loss and accuracy: they need K² numbers."
+        summed = settings.mode == "population" or settings.path == "table"
+        instead = 'mode="sampled" with path="auto"' if summed else "metrics without loss and accuracy"
+        hint = f"Use fewer runs or classes, or {instead}: a table of pairs has X·K² numbers."
         raise ValueError(message("memory of the batch", f"below {available / 2**30:.1f} GiB", got, hint))
 
 
@@ -202,9 +204,12 @@ def _dataset(problem: Problem, seed: int, settings: Settings) -> PreferenceDatas
         if dataset.prompts.max() >= problem.num_prompts:
             got = f"prompt {dataset.prompts.max()}"
             raise ValueError(message("dataset", f"of prompts below {problem.num_prompts}", got))
-        log_ref = np.atleast_2d(problem.reference.log_probs)
-        if any(np.any(np.isneginf(log_ref[dataset.prompts, side])) for side in (dataset.chosen, dataset.rejected)):
-            raise ValueError(message("dataset", "of classes that the reference does not exclude", seen.tolist()))
+        excluded = np.isneginf(np.atleast_2d(problem.reference.log_probs))
+        for side, classes in (("chosen", dataset.chosen), ("rejected", dataset.rejected)):
+            if np.any(impossible := excluded[dataset.prompts, classes]):
+                row = int(np.argmax(impossible))
+                accepted = "a class that the reference does not exclude"
+                raise ValueError(message(f"{side}[{row}] of the dataset", accepted, int(classes[row])))
     return dataset
 
 

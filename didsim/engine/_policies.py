@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from didsim._arrays import FloatArray
+from didsim._checks import message
 from didsim.objectives import NextTokens, Responses, Tokens
 from didsim.policy import Policy
 from didsim.preference import TOKEN_WEIGHTS, Problem
@@ -18,7 +20,7 @@ from didsim.torch_bridge import finite_log, to_array, to_tensor
 COMPANIONS = ("prior", "masks")
 """What may be learned beside the policy: the logits of a prior ζ, [N·A]; token masks, [2·N·A]."""
 
-PRIORS = frozenset({"prior", "given prior"})
+PRIORS = frozenset({"prior", "given_prior"})
 """The needs that a prior beside the policy meets."""
 
 
@@ -55,6 +57,13 @@ class PolicyClass:
         def table(arrays: Iterable[FloatArray]) -> Tensor:
             return torch.stack([to_tensor(array, dtype) for array in arrays])
 
+        def held(name: str, arrays: Sequence[FloatArray]) -> Tensor:
+            """Refuse what the dtype would turn into infinity."""
+            largest = max(float(np.abs(array).max()) for array in arrays)
+            if largest > torch.finfo(dtype).max:
+                raise ValueError(message(name, f"numbers that {dtype} can hold", largest, 'Use dtype="float64".'))
+            return table(arrays)
+
         features = [problem.features for problem in problems if problem.features is not None]
         named = {name for problem in problems for name in problem.token_weights}
         return cls(
@@ -62,11 +71,13 @@ class PolicyClass:
             # normalised as policies are, so that log-ratios are exactly 0 where a policy is its reference
             next_log_ref=torch.log_softmax(table(finite_log(problem.next_log_ref) for problem in problems), dim=-1),
             excluded=torch.stack([to_tensor(problem.next_log_ref).isneginf() for problem in problems]),
-            log_prompts=table(problem.prompt_weights for problem in problems).log(),
-            features=table(values.reshape(-1, values.shape[-1]) for values in features) if features else None,
+            log_prompts=table(np.log(problem.prompt_weights) for problem in problems),
+            features=held("features", [values.reshape(-1, values.shape[-1]) for values in features])
+            if features
+            else None,
             next_log_prior=table(finite_log(problem.next_log_prior) for problem in problems),
             token_weights={
-                name: table(problem.token_weight(name) for problem in problems)
+                name: held(f"token_weights[{name!r}]", [problem.token_weight(name) for problem in problems])
                 for name in TOKEN_WEIGHTS
                 if name in named
             },
@@ -259,7 +270,7 @@ class Snapshot:
     @property
     def _prior(self) -> Tensor:
         """Log ζ(a|c) of each decision under the learned or given prior, which knows no prompt, [G, 1, N, A]."""
-        if "given prior" in self.needs:
+        if "given_prior" in self.needs:
             return self.policies.next_log_prior
         shape = (-1, 1, self.policies.space.num_contexts, self.policies.space.num_actions)
         return torch.log_softmax(self.companions["prior"].reshape(shape), dim=-1)

@@ -31,12 +31,13 @@ import torch
 from torch import Tensor
 
 from didsim._checks import NON_NEGATIVE, POSITIVE, REAL, Interval
+from didsim.objectives._links import target_margin
 from didsim.objectives._log_ratio import scaled_log_ratio
 from didsim.objectives._math import softplus_neg, stop_gradient_if
 from didsim.objectives._math import stop_gradient as sg
 from didsim.objectives._objective import BOOLEAN, Objective, Parameter
 from didsim.objectives._pairs import Pairs, Responses
-from didsim.objectives._reference_free import scaled_mean_log_pi
+from didsim.objectives._reference_free import GAMMA_FORM, scaled_mean_log_pi
 from didsim.objectives._token_level import forward_kl
 
 
@@ -81,6 +82,7 @@ def alpha_dpo(
     beta: float | Tensor,
     gamma: float | Tensor,
     alpha: float | Tensor,
+    gamma_form: str,
     reference_form: str,
     margin: str,
     normalise: bool,
@@ -91,7 +93,7 @@ def alpha_dpo(
     margins = reference_margin(pairs, reference_form, margin)
     # z-scores do not change with β > 0, whose square may overflow
     z = standardise(pairs, margins) if normalise else beta * margins
-    target = stop_gradient_if(stop_gradient, gamma + alpha * z)
+    target = stop_gradient_if(stop_gradient, target_margin(gamma + alpha * z, beta, gamma_form))
     return softplus_neg(reward_margin(pairs, beta, length_normalise) - target)
 
 
@@ -164,6 +166,7 @@ def rmipo(
     beta: float | Tensor,
     gamma_min: float | Tensor,
     gamma_max: float | Tensor,
+    gamma_form: str,
     schedule: str,
     signal: str,
     aggregation: str,
@@ -178,7 +181,8 @@ def rmipo(
     else:
         evidence = reward_margin(pairs, 1.0, length_normalise=aggregation == "mean")
     gamma = gamma_min + (gamma_max - gamma_min) * decay(evidence, schedule)
-    return softplus_neg(reward_margin(pairs, beta, length_normalise) - stop_gradient_if(stop_gradient, gamma))
+    target = stop_gradient_if(stop_gradient, target_margin(gamma, beta, gamma_form))
+    return softplus_neg(reward_margin(pairs, beta, length_normalise) - target)
 
 
 def aot(pairs: Pairs, *, beta: float | Tensor) -> Tensor:
@@ -216,6 +220,7 @@ ALPHA_DPO = Objective(
         "beta": Parameter(2.5, POSITIVE, (2.5, 10.0), "scale of the reward"),
         "gamma": Parameter(0.3, REAL, (0.1, 0.3, 0.5), "the reward margin γ that is asked for"),
         "alpha": Parameter(0.1, NON_NEGATIVE, (0.01, 0.05, 0.1, 0.2), "how far the margin adapts", ADAPTED),
+        "gamma_form": GAMMA_FORM,
         "reference_form": Parameter(
             "ratio", REFERENCE_FORMS, ("ratio",), "the implicit reference: U·(π/π_ref)^α, U, U·π^α, U·π_ref^{±α}"
         ),
@@ -241,7 +246,7 @@ ALPHA_DPO = Objective(
         ("length_normalise", True): frozenset({"length"}),
     },
     conventions=(
-        "γ is absolute; the repository takes the ratio γ/β, and multiplies α by β too.",
+        "γ is absolute; the repository takes the ratio γ/β, and multiplies α by β too: gamma_form='ratio' is both.",
         "Mean and std are those of the batch or population (paper: of the dataset); the repository keeps running ones.",
         "M uses log-ratios summed over tokens (Eq. 10), the repository's their means. Where all are equal, z is 0.",
         "reference_form names the rows of Table 2: 'uniform' is SimPO, and leaves α unread.",
@@ -284,6 +289,7 @@ RMIPO = Objective(
         "beta": Parameter(2.0, POSITIVE, (2.0,), "scale of the reward"),
         "gamma_min": Parameter(0.3, REAL, (0.3,), "the margin asked of a pair of great relevance", SCHEDULED),
         "gamma_max": Parameter(1.6, REAL, (1.6,), "the margin asked of a pair of none"),
+        "gamma_form": GAMMA_FORM,
         "schedule": Parameter(
             "exponential", ("exponential", "linear", "cosine", "none"), ("exponential",), "how γ falls with Δpmi"
         ),

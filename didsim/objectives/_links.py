@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,11 +33,18 @@ LOGISTIC = Link(
 """S(m): the negative log-likelihood of a Bradley–Terry preference."""
 
 
+def target_margin(gamma: Any, beta: float | Tensor, gamma_form: str) -> Any:
+    """Return the reward margin that is asked for: γ itself, or βγ where γ is given per unit of β (the "ratio" γ/β)."""
+    return beta * gamma if gamma_form == "ratio" else gamma
+
+
 LOGISTIC_WITH_TARGET_MARGIN = Link(
-    value=lambda margin, *, gamma: softplus_neg(margin - gamma),
-    slope=lambda margin, *, gamma: (gamma - margin).sigmoid_().neg_(),
+    value=lambda margin, *, beta, gamma, gamma_form: softplus_neg(margin - target_margin(gamma, beta, gamma_form)),
+    slope=lambda margin, *, beta, gamma, gamma_form: (
+        (target_margin(gamma, beta, gamma_form) - margin).sigmoid_().neg_()
+    ),
 )
-"""S(m − γ): the margin is asked to exceed γ."""
+"""S(m − γ): the margin is asked to exceed γ, or βγ."""
 
 
 WEIGHTED_LOGISTIC = Link(

@@ -40,7 +40,7 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "mean_kl": "KL(π ‖ π_ref) averaged over prompts",
         "batch": "statistics of the whole batch of pairs, or of the population",
         "prior": "a prior ζ that is learned beside the policy",
-        "given prior": "a fixed prior ζ that comes with the problem",
+        "given_prior": "a fixed prior ζ that comes with the problem",
         "masks": "token masks that are learned beside the policy",
     }
 )

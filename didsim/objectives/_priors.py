@@ -66,7 +66,6 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
                 "DICE",
                 needs=REFERENCE,
             ),
-            Prior("given", "ζ(y), fixed with the problem", _beside, "-", needs=frozenset({"given prior"})),
             Prior("uniform", "1/|Y|", lambda y, **_: torch.zeros_like(y.log_pi), "the reward r = α log π"),
             Prior(
                 "centropy",
@@ -121,6 +120,7 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
             Prior(
                 "learned", "softmax(φ), optimised beside π", _beside, "MI-DPO of Section 5", needs=frozenset({"prior"})
             ),
+            Prior("given", "ζ(y), fixed with the problem", _beside, "-", needs=frozenset({"given_prior"})),
         )
     }
 )

@@ -92,6 +92,10 @@ def alpha_reward(y: Responses, *, beta: float | Tensor, alpha: float | Tensor) -
     return beta * power_transform(y.mean_log_pi, -alpha)
 
 
+GAMMA_FORM = Parameter(
+    "absolute", ("absolute", "ratio"), ("absolute",), "whether γ is the reward margin itself, or per unit of β"
+)
+
 SLIC = Objective(
     name="slic",
     title="Sequence likelihood calibration",
@@ -128,11 +132,12 @@ SIMPO = Objective(
     parameters={
         "beta": Parameter(2.0, POSITIVE, (2.0, 2.5), "scale of the reward"),
         "gamma": Parameter(0.5, REAL, (0.3, 0.5, 1.0, 1.2, 1.4, 1.6), "the reward margin γ that is asked for"),
+        "gamma_form": GAMMA_FORM,
     },
     score=scaled_mean_log_pi,
     link=LOGISTIC_WITH_TARGET_MARGIN,
     needs=frozenset({"length"}),
-    conventions=("γ is absolute; the SimPO repository and HALOs take the ratio γ/β.",),
+    conventions=("γ is absolute; the SimPO repository and HALOs take the ratio γ/β: gamma_form='ratio'.",),
 )
 
 CPO = Objective(
@@ -172,11 +177,14 @@ ALPHAPO = Objective(
         "beta": Parameter(2.5, POSITIVE, (2.5, 10.0), "scale of the reward"),
         "gamma": Parameter(0.1, REAL, (0.1, 0.3, 0.5), "the reward margin γ that is asked for"),
         "alpha": Parameter(0.25, REAL, (-0.25, 0.1, 0.25), "shape α of the reward; 0 is SimPO"),
+        "gamma_form": GAMMA_FORM,
     },
     score=alpha_reward,
     link=LOGISTIC_WITH_TARGET_MARGIN,
     needs=frozenset({"length"}),
-    conventions=("γ is absolute, as in TRL's AlphaPO with simpo_gamma; the paper tunes the ratio γ/β.",),
+    conventions=(
+        "γ is absolute, as in TRL's AlphaPO with simpo_gamma; the paper tunes the ratio γ/β: gamma_form='ratio'.",
+    ),
 )
 
 REPO = Objective(

@@ -124,7 +124,7 @@ def objective(name: str, **hyperparameters: Any) -> BoundObjective:
         TypeError: if a value is not a number.
 
     >>> objective("simpo", beta=2.0)
-    objective('simpo', beta=2.0, gamma=0.5)
+    objective('simpo', beta=2.0, gamma=0.5, gamma_form='absolute')
     """
     return OBJECTIVES[check_choice("objective", name, OBJECTIVES)].bind(**hyperparameters)
 

@@ -41,6 +41,7 @@ def alpha_dpo(
     weights: list,
     beta,
     gamma,
+    gamma_form,
     reference_form,
     length_normalise,
     alpha=0,
@@ -60,7 +61,7 @@ def alpha_dpo(
     losses = []
     for y, each in zip(pairs, z, strict=True):
         u = beta * y.aw - beta * y.al if length_normalise else beta * y.lw - beta * y.ll
-        asked = gamma + alpha * each
+        asked = (gamma + alpha * each) * {"absolute": 1, "ratio": beta}[gamma_form]
         losses.append(s(u - (stop(asked) if stop_gradient else asked)))
     return losses
 

@@ -214,15 +214,20 @@ def orpo(y: Pair, lam):
     return -y.aw + lam * s(logit_of_exp(y.aw) - logit_of_exp(y.al))
 
 
-def simpo(y: Pair, beta, gamma):
-    return s(beta * y.aw - beta * y.al - gamma)
+def asked(margin, beta, gamma_form):
+    """The reward margin: as it stands, or given per unit of β."""
+    return {"absolute": margin, "ratio": beta * margin}[gamma_form]
 
 
-def alphapo(y: Pair, beta, gamma, alpha, cut):
+def simpo(y: Pair, beta, gamma, gamma_form):
+    return s(beta * y.aw - beta * y.al - asked(gamma, beta, gamma_form))
+
+
+def alphapo(y: Pair, beta, gamma, alpha, gamma_form, cut):
     def reward(a):
         return -expm1(least(-alpha * a, cut)) / alpha if alpha != 0 else a
 
-    return s(beta * reward(y.aw) - beta * reward(y.al) - gamma)
+    return s(beta * reward(y.aw) - beta * reward(y.al) - asked(gamma, beta, gamma_form))
 
 
 def repo(y: Pair, gamma):
@@ -251,6 +256,7 @@ def rmipo(
     y: Pair,
     beta,
     gamma_max,
+    gamma_form,
     schedule,
     length_normalise,
     gamma_min=None,
@@ -267,6 +273,7 @@ def rmipo(
             "cosine": lambda x: (1 + cos(pi * x)) / 2 if x < 1 else mpf(0),
         }[schedule](relu(evidence))
         gamma = gamma_min + (gamma_max - gamma_min) * share
+    gamma = asked(gamma, beta, gamma_form)
     margin = beta * y.aw - beta * y.al if length_normalise else beta * y.lw - beta * y.ll
     return s(margin - (stop(gamma) if stop_gradient else gamma))
 
@@ -347,8 +354,8 @@ DOMAINS: Mapping[str, Mapping[str, str]] = {
     "slic": {"delta": POSITIVE, "lam": NON_NEGATIVE},
     "cpo": {"beta": POSITIVE, "lam": NON_NEGATIVE},
     "orpo": {"lam": NON_NEGATIVE},
-    "simpo": {"beta": POSITIVE, "gamma": REAL},
-    "alphapo": {"beta": POSITIVE, "gamma": REAL, "alpha": REAL},
+    "simpo": {"beta": POSITIVE, "gamma": REAL, "gamma_form": "names"},
+    "alphapo": {"beta": POSITIVE, "gamma": REAL, "alpha": REAL, "gamma_form": "names"},
     "repo": {"gamma": REAL},
     "tdpo2": {"beta": POSITIVE, "alpha": NON_NEGATIVE},
     "tis_dpo": {"beta": POSITIVE, "alpha": NON_NEGATIVE},
@@ -368,6 +375,7 @@ DOMAINS: Mapping[str, Mapping[str, str]] = {
         "beta": POSITIVE,
         "gamma": REAL,
         "alpha": NON_NEGATIVE,
+        "gamma_form": "names",
         "reference_form": "names",
         "margin": "names",
         "normalise": "truth values",
@@ -379,6 +387,7 @@ DOMAINS: Mapping[str, Mapping[str, str]] = {
         "beta": POSITIVE,
         "gamma_min": REAL,
         "gamma_max": REAL,
+        "gamma_form": "names",
         "schedule": "names",
         "signal": "names",
         "aggregation": "names",
