@@ -77,6 +77,7 @@ class Problem:
     token_weights: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.space is None:
             object.__setattr__(self, "space", Categorical(self.reference.num_classes))
         if self.prompts is not None:
@@ -86,6 +87,17 @@ class Problem:
             object.__setattr__(self, "features", self._checked_features(self.features))
         weights = {name: self._checked_token_weights(name, value) for name, value in self.token_weights.items()}
         object.__setattr__(self, "token_weights", weights)
+
+    def _check_types(self) -> None:
+        for name in ("reference", "target", "rejected", "chosen", "prior"):
+            if not isinstance(getattr(self, name), Policy) and (name != "prior" or self.prior is not None):
+                hint = "Make it with Policy.from_probs(…), or the problem with Problem.from_policies(…)."
+                raise TypeError(message(name, "a didsim.Policy", getattr(self, name), hint))
+        if self.space is not None and not isinstance(self.space, Space):
+            raise TypeError(message("space", "such as didsim.Sequences(vocabulary=2, max_length=3)", self.space))
+        if not isinstance(self.token_weights, Mapping):
+            accepted = "a mapping of names to numbers for each decision"
+            raise TypeError(message("token_weights", accepted, self.token_weights))
 
     def _check_policies(self) -> None:
         accepted = (self.num_classes,) if self.prompts is None else (len(self.prompts), self.num_classes)
@@ -308,7 +320,9 @@ def _checked_prompts(prompts: ArrayLike) -> FloatArray:
         row = int(np.argmax(weights <= 0))
         hint = "Leave a prompt out that never comes."
         raise ValueError(message(f"prompts[{row}]", "a positive weight", float(weights[row]), hint))
-    return Policy.from_probs(weights).probs
+    normalised = Policy.from_probs(weights).probs
+    normalised.setflags(write=False)
+    return normalised
 
 
 def _finite(name: str, values: Any) -> FloatArray:

@@ -9,6 +9,7 @@ import pandas as pd
 from didsim._arrays import FloatArray
 from didsim.engine._metrics import METRICS, State
 from didsim.engine._plan import Plan
+from didsim.engine._priors import learned_prior
 from didsim.objectives import BoundObjective
 from didsim.policy import Policy
 from didsim.preference import Problem
@@ -97,5 +98,4 @@ class Recorder:
     def _prior(self, run: int) -> Policy:
         space, size = self._plan.policies.space, self._plan.policies.num_parameters
         decisions = space.num_contexts * space.num_actions
-        logits = self._state.parameters[run, size : size + decisions].numpy()
-        return space.policy(logits.reshape(space.num_contexts, space.num_actions))
+        return learned_prior(self._plan.problems[run], to_array(self._state.parameters[run, size : size + decisions]))

@@ -51,7 +51,8 @@ def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = 
     A run inside the batch equals the same run alone up to float rounding.
 
     Args:
-        jobs: pairs of a problem and an objective; all problems have the same number of classes.
+        jobs: pairs of a problem and an objective; all problems have the same space, number of prompts and number of
+            features.
         progress: called with the number of steps taken so far, at each record after the first.
         **settings: the fields of `Settings`; `seed` may be one number, or one for each job.
 

@@ -36,7 +36,8 @@ def dice(
         rounds: how many rounds.
         relabel: how many pairs to draw and label anew for each round after the first; None keeps the problem's pairs.
         length_penalty: a ≥ 0 of the reward that labels pairs, in nats per token.
-        **settings: the fields of `Settings`, for each round; round t has the seed plus t.
+        **settings: the fields of `Settings`, for each round; round t has the seed plus t, and an initial policy is
+            that of the first.
 
     Returns:
         One history per round; fewer if a round diverges. The problem of each has its own reference.
@@ -64,15 +65,17 @@ def dice(
         )
     seed = check_integer("seed", settings.pop("seed", 42), 0, MAX_SEED - rounds + 1)
     histories: list[History] = []
+    later = {name: value for name, value in settings.items() if name != "initial_policy"}  # they start at π^(t−1)
     current, chosen_settings = problem, settings
     for number in range(rounds):
         history = train(current, loss or objective("dpo"), seed=seed + number, **chosen_settings)
         histories.append(history)
         if history.policy is None:
             break
+        chosen_settings = later
         if relabel is not None:
             pairs = relabelled_pairs(current, history.policy, relabel, penalty, seed + number)
-            chosen_settings = {**settings, "mode": "dataset", "dataset": pairs}
+            chosen_settings = {**later, "mode": "dataset", "dataset": pairs}
         current = replace(problem, reference=history.policy)
     return histories
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from didsim.torch_bridge import finite_log, to_array, to_tensor
 COMPANIONS = ("prior", "masks")
 """What may be learned beside the policy: the logits of a prior ζ, [N·A]; token masks, [2·N·A]."""
 
-PRIORS = frozenset({"prior", "given_prior"})
+PRIOR_NEEDS = frozenset({"prior", "given_prior"})
 """The needs that a prior beside the policy meets."""
 
 
@@ -59,7 +58,7 @@ class PolicyClass:
 
         def held(name: str, arrays: Sequence[FloatArray]) -> Tensor:
             """Refuse what the dtype would turn into infinity."""
-            largest = max(float(np.abs(array).max()) for array in arrays)
+            largest = max(float(abs(array).max()) for array in arrays)
             if largest > torch.finfo(dtype).max:
                 raise ValueError(message(name, f"numbers that {dtype} can hold", largest, 'Use dtype="float64".'))
             return table(arrays)
@@ -71,7 +70,8 @@ class PolicyClass:
             # normalised as policies are, so that log-ratios are exactly 0 where a policy is its reference
             next_log_ref=torch.log_softmax(table(finite_log(problem.next_log_ref) for problem in problems), dim=-1),
             excluded=torch.stack([to_tensor(problem.next_log_ref).isneginf() for problem in problems]),
-            log_prompts=table(np.log(problem.prompt_weights) for problem in problems),
+            # the logarithm in float64: float32 has no room for a weight of 1e-60
+            log_prompts=torch.stack([to_tensor(problem.prompt_weights).log() for problem in problems]).to(dtype),
             features=held("features", [values.reshape(-1, values.shape[-1]) for values in features])
             if features
             else None,
@@ -198,7 +198,7 @@ class Snapshot:
                 lambda table: table.flatten(0, 1),
             ),
             log_marginal=rows(self._marginal(log_pi)) if "marginal" in self.needs else None,
-            log_zeta=rows(policies.log_pi(self._prior)) if PRIORS & self.needs else None,
+            log_zeta=rows(policies.log_pi(self._prior)) if PRIOR_NEEDS & self.needs else None,
             mean_kl=rows(self._mean_kl(log_pi)) if "mean_kl" in self.needs else None,
         )
 
@@ -220,7 +220,9 @@ class Snapshot:
             return torch.where(mask, pick(table), 0.0).sum(-1)
 
         def marginal() -> Tensor:
-            by_prompt = torch.stack([total(table.unsqueeze(1)) for table in self.next_log_pi.unbind(1)], dim=1)
+            index = decisions.flatten(1).unsqueeze(1).expand(-1, policies.num_prompts, -1)
+            steps = self.next_log_pi.flatten(2).gather(2, index).unflatten(2, mask.shape[1:])
+            by_prompt = torch.where(mask.unsqueeze(1), steps, 0.0).sum(-1)
             return torch.logsumexp(by_prompt + policies.log_prompts[:, :, None], dim=1)
 
         return Responses(
@@ -229,7 +231,7 @@ class Snapshot:
             length=paths.lengths[numbers].to(self.next_log_pi.dtype),
             tokens=self._tokens(mask, pick, pick_context, lambda table: table.flatten(1, 2)),
             log_marginal=marginal() if "marginal" in self.needs else None,
-            log_zeta=total(self._prior) if PRIORS & self.needs else None,
+            log_zeta=total(self._prior) if PRIOR_NEEDS & self.needs else None,
             mean_kl=self._mean_kl(policies.log_pi(self.next_log_pi))[:, 0] if "mean_kl" in self.needs else None,
         )
 

@@ -1,4 +1,4 @@
-"""The trust region of a learned prior: KL(ζ ‖ π_ref) ≤ ε, kept by projection after every step."""
+"""Learned priors ζ, and their trust region: KL(ζ ‖ π_ref) ≤ ε, kept by projection after every step."""
 
 import numpy as np
 
@@ -6,6 +6,7 @@ from didsim._arrays import FloatArray
 from didsim.engine._plan import Plan
 from didsim.info import kl, marginal
 from didsim.policy import Policy
+from didsim.preference import Problem
 from didsim.torch_bridge import Tensor, finite_log, to_array, to_tensor
 
 BISECTIONS = 60
@@ -23,13 +24,23 @@ def confine_priors_(plan: Plan, parameters: Tensor, radius: float) -> None:
             logits = to_array(parameters[run, start : start + decisions])
             if not np.all(np.isfinite(logits)):
                 continue  # the run has diverged, and will be reported
-            prior = space.policy(logits.reshape(space.num_contexts, space.num_actions))
             problem = plan.problems[run]
-            reference = marginal(Policy(np.atleast_2d(problem.reference.log_probs)), problem.prompt_weights)
-            projected = project(prior, reference, radius)
+            prior = learned_prior(problem, logits)
+            projected = project(prior, prompt_marginal(problem), radius)
             if projected is not prior:
                 new = finite_log(space.next_log_probs(projected.log_probs)).ravel()
                 parameters[run, start : start + decisions] = to_tensor(new, parameters.dtype)
+
+
+def prompt_marginal(problem: Problem) -> Policy:
+    """Return the marginal Σ_x p(x) π_ref(y|x) of the reference, [K]."""
+    return marginal(Policy(np.atleast_2d(problem.reference.log_probs)), problem.prompt_weights)
+
+
+def learned_prior(problem: Problem, logits: FloatArray) -> Policy:
+    """Return ζ of logits [N·A]; what the reference excludes for every prompt has probability 0."""
+    excluded = np.isneginf(problem.space.next_log_probs(prompt_marginal(problem).log_probs))
+    return problem.space.policy(np.where(excluded, -np.inf, logits.reshape(excluded.shape)))
 
 
 def project(prior: Policy, reference: Policy, radius: float) -> Policy:

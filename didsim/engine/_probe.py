@@ -17,6 +17,7 @@ from didsim.objectives import objective
 from didsim.policy import Policy, as_policy
 from didsim.preference import MAX_SEED, Problem
 from didsim.spaces import Space
+from didsim.torch_bridge import finite_log
 
 MAX_SAMPLES = 10**7
 
@@ -122,6 +123,8 @@ def monte_carlo_entropy(
     0.693147
     """
     log_pi = np.atleast_2d(as_policy(policy).log_probs)
+    if log_pi.ndim > 2:
+        raise ValueError(message("the shape of policy", "[K] or [X, K]", log_pi.shape))
     check_integer("samples", samples, 1, MAX_SAMPLES)
     rng = np.random.default_rng(check_integer("seed", seed, 0, MAX_SEED))
     weights = Policy.from_probs(np.full(len(log_pi), 1.0 / len(log_pi)) if prompts is None else prompts)
@@ -154,13 +157,19 @@ def beta_accuracy(
     Returns:
         A share between 0 and 1; NaN if no draw determines a slope.
 
+    Raises:
+        ValueError, TypeError: if the policies differ in shape, or an argument is not acceptable.
+
     Source: Appendix K.1.
     """
+    shapes = [as_policy(p).log_probs.shape for p in (probe, policy, reference)]
+    if len(set(shapes)) > 1 or len(shapes[0]) > 2:
+        raise ValueError(message("probe, policy and reference", "of one shape, [K] or [X, K]", shapes))
     log_probe, log_pi, log_ref = (np.atleast_2d(as_policy(p).log_probs) for p in (probe, policy, reference))
     check_integer("draws", draws, 1, MAX_SAMPLES)
     rng = np.random.default_rng([check_integer("seed", seed, 0, MAX_SEED), draws])
     right = usable = 0
-    for row, log_ratio in zip(log_probe, log_pi - log_ref, strict=True):
+    for row, log_ratio in zip(log_probe, finite_log(log_pi) - finite_log(log_ref), strict=True):
         drawn = sample_classes(Policy(row.copy()), rng.random((draws, SAMPLES_PER_FIT)))
         slopes = _slope_signs(log_ratio[drawn], row[drawn])
         usable += len(slopes)

@@ -40,7 +40,8 @@ class Settings:
         dtype: "float32" or "float64"; metrics are always computed in float64.
         path: "table" sums over the K × K table of pairs, "gather" over the drawn pairs; both give the same
             numbers, and "auto" takes the faster.
-        trust_region: keep a learned prior of MI-DPO at KL(ζ ‖ π_ref) of at most so many nats; None lets it go.
+        trust_region: keep a learned prior of MI-DPO at KL(ζ ‖ π_ref) of at most so many nats, with prompts of the
+            marginal of π_ref; None lets it go.
     """
 
     steps: int = 6000
