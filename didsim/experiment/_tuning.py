@@ -62,7 +62,8 @@ def select_tuned(rows: pd.DataFrame) -> pd.DataFrame:
         The rows of the selected runs, with a column `rule`.
     """
     run = ["tau", "objective", "hyperparameters", "seed"]
-    curves = rows.sort_values("step").groupby(run, sort=False)["js_target"]
+    curves = rows.sort_values([*run, "step"]).groupby(run, sort=False)["js_target"]
+    # seeds in one order for all: the means of equal minima are then equal to the last bit, and tie
     scores = pd.DataFrame({"minimum": curves.min(), "final": curves.last()}).reset_index()
     configuration = ["tau", "objective", "hyperparameters"]
     means = pd.DataFrame(scores.groupby(configuration, sort=False, as_index=False)[list(RULES)].mean())
