@@ -42,6 +42,14 @@ _HOME = {
     "entropy_probe": "didsim.engine",
     "beta_accuracy": "didsim.engine",
     "monte_carlo_entropy": "didsim.engine",
+    "solve": "didsim.stationary",
+    "solve_many": "didsim.stationary",
+    "Solution": "didsim.stationary",
+    "identify": "didsim.identification",
+    "fisher_information": "didsim.identification",
+    "predicted_error": "didsim.identification",
+    "bayes_accuracy": "didsim.identification",
+    "closed_form": "didsim.optima",
 }
 
 __all__ = [
@@ -55,15 +63,20 @@ __all__ = [
     "Problem",
     "Sequences",
     "Settings",
+    "Solution",
     "__version__",
+    "bayes_accuracy",
     "beta_accuracy",
     "check_loss",
+    "closed_form",
     "dice",
     "did",
     "dpo_optimum",
     "entropy",
     "entropy_probe",
+    "fisher_information",
     "ideal_rejected",
+    "identify",
     "js",
     "kl",
     "marginal",
@@ -72,9 +85,12 @@ __all__ = [
     "objective",
     "pmi",
     "power_law",
+    "predicted_error",
     "preference_probabilities",
     "register_objective",
     "renyi",
+    "solve",
+    "solve_many",
     "train",
     "train_many",
     "tv",
@@ -93,12 +109,14 @@ if TYPE_CHECKING:
         train,
         train_many,
     )
+    from didsim.identification import bayes_accuracy, fisher_information, identify, predicted_error
     from didsim.info import entropy, js, kl, marginal, mutual_information, pmi, renyi, tv
     from didsim.objectives import OBJECTIVES, PRIORS, Pairs, objective, register_objective
-    from didsim.optima import dpo_optimum
+    from didsim.optima import closed_form, dpo_optimum
     from didsim.policy import Policy
     from didsim.preference import PreferenceDataset, Problem, preference_probabilities
     from didsim.spaces import Categorical, Sequences
+    from didsim.stationary import Solution, solve, solve_many
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,17 @@
 """Helpers for sums in log space; the one place where 0·log 0 = 0 is settled."""
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy import special
+from scipy.special import log_softmax
 
 from didsim._arrays import FloatArray
 
 __all__ = ["expectation", "log_softmax", "logsumexp", "relative_entropy_terms"]
+
+
+def logsumexp(values: FloatArray, axis: int = -1, keepdims: bool = False) -> FloatArray:
+    """Return log Σ e^v over an axis."""
+    return np.asarray(special.logsumexp(values, axis=axis, keepdims=keepdims))
 
 
 def expectation(probs: FloatArray, values: FloatArray) -> FloatArray:

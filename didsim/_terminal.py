@@ -74,6 +74,29 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+class ExampleCommand(click.Command):
+    """A command whose help ends with examples."""
+
+    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, one a line."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write_text(example)
+
+
+def command_with_examples(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], ExampleCommand]:
+    """Make a command with examples in its help, and the common options."""
+
+    def decorate(function: Callable[..., Any]) -> ExampleCommand:
+        return click.command(cls=ExampleCommand, examples=examples, **settings)(common_options(function))
+
+    return decorate
+
+
 def flag(name: str) -> bool:
     """Return whether one of the common options was given: "json", "quiet", "verbose" or "no_color"."""
     ctx = click.get_current_context(silent=True)

@@ -13,15 +13,26 @@ from typing import Any, NoReturn
 import click
 
 from didsim import __version__
+from didsim._arguments import (
+    SETTINGS,
+    build_problem,
+    describe_world,
+    find_objective,
+    read_free_settings,
+    read_settings,
+    take_shape,
+    world_options,
+)
 from didsim._catalogue import LISTS, explain
+from didsim._solving import solve
 from didsim._terminal import (
     SCHEMA_VERSION,
     Number,
     Whole,
+    command_with_examples,
     common_options,
     emit,
     flag,
-    parse_number,
     run,
     say,
     table,
@@ -37,25 +48,13 @@ WELCOME = """didsim: a laboratory for the theory of direct preference optimisati
 didsim --help names all commands."""
 
 
-class ExampleCommand(click.Command):
-    """A command whose help ends with examples."""
-
-    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.examples = examples
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, one a line."""
-        with formatter.section("Examples"):
-            for example in self.examples:
-                formatter.write_text(example)
-
-
 def command(*examples: str, **settings: Any) -> Any:
     """Make a command of the group with examples in its help, and the common options."""
 
     def decorate(function: Any) -> click.Command:
-        return cli.command(cls=ExampleCommand, examples=examples, **settings)(common_options(function))
+        made = command_with_examples(*examples, **settings)(function)
+        cli.add_command(made)
+        return made
 
     return decorate
 
@@ -72,6 +71,8 @@ def cli(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(WELCOME)
 
+
+cli.add_command(solve)
 
 OUT = click.option(
     "--out",
@@ -97,7 +98,7 @@ def list_(kind: str | None) -> None:
 def objective(name: str) -> None:
     """Explain an objective: formula, hyperparameters, conventions, source, and what libraries compute by that name."""
     with usage_errors():
-        record = _record(name)
+        record = find_objective(name)
     emit(*explain(record))
 
 
@@ -107,15 +108,8 @@ def objective(name: str) -> None:
     "didsim train tdpo2 --vocabulary 3 --max-length 3 --num-prompts 2 --steps 500",
 )
 @click.argument("objective")
-@click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
-@click.option("--world", type=click.Choice(["did"]), default="did", show_default=True, help="Where pairs come from.")
-@click.option("--num-classes", type=Whole(1, 4096), default=None, help="Number of classes K [32].")
-@click.option("--vocabulary", type=Whole(1, 4096), default=None, help="Sequences over so many tokens, not classes.")
-@click.option("--max-length", type=Whole(1, 64), default=None, help="The longest sequences, in tokens.")
-@click.option("--num-prompts", type=Whole(1, 10**5), default=None, help="Number of prompts X [none].")
-@click.option("--num-features", type=Whole(1, 10**6), default=None, help="Restrict the policy to so many features.")
-@click.option("--tau", type=Number(), default=4.0, show_default=True, help="Temperature of the target, τ.")
-@click.option("--problem-seed", type=Whole(0, 2**63 - 1), default=42, show_default=True, help="Seed of the policies.")
+@SETTINGS
+@world_options
 @click.option("--seed", type=Whole(0, 2**63 - 1), default=42, show_default=True, help="Seed of the draws.")
 @click.option("--steps", type=Whole(1, 10**9), default=6000, show_default=True, help="Optimiser steps.")
 @click.option("--batch-size", type=Whole(1, 10**7), default=512, show_default=True, help="Pairs per step.")
@@ -154,11 +148,10 @@ def train(
     from didsim import dice
 
     with usage_errors():
-        loss = _bind(objective, settings)
-        shape = {name: options.pop(name) for name in SHAPE}
-        if shape["num_classes"] is None and shape["vocabulary"] is None:
-            shape["num_classes"] = 32
-        problem = _problem(**shape)
+        record = find_objective(objective)
+        loss = record.bind(**read_settings(record, settings))
+        shape = take_shape(options)
+        problem = build_problem(**shape)
         options["record_every"] = record_every or max(1, options["steps"] // 10)
         histories = dice(problem, loss, rounds=rounds, relabel=relabel, **options)
     frames = [history.frame.assign(round=number) for number, history in enumerate(histories, 1)]
@@ -167,7 +160,7 @@ def train(
     document = {
         "objective": loss.name,
         "hyperparameters": dict(loss.hyperparameters),
-        "world": {"name": world, "space": str(problem.space), **_world(shape)},
+        "world": {"name": world, "space": str(problem.space), **describe_world(shape)},
         "settings": {name: value for name, value in settings_given.items() if value is not None},
         "status": histories[-1].status,
         "records": frame.to_dict(orient="records"),
@@ -182,79 +175,11 @@ def train(
     emit(document, f"{loss!r}\n{table(shown, rows)}\n{histories[-1].status}; quantities in nats")
 
 
-def _world(shape: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that describe a world and were given."""
-    return {"seed" if name == "problem_seed" else name: value for name, value in shape.items() if value is not None}
-
-
-SHAPE = ("num_classes", "vocabulary", "max_length", "num_prompts", "num_features", "tau", "problem_seed")
-"""The options that describe a world."""
-
 SHOWN = (
     *("round", "step", "loss", "js_target", "js_did", "kl_target_policy", "margin", "accuracy", "did_entropy"),
     "mutual_information",
 )
 WHOLE_COLUMNS = ("round", "step")
-
-
-def _problem(
-    num_classes: int | None,
-    vocabulary: int | None,
-    max_length: int | None,
-    num_prompts: int | None,
-    num_features: int | None,
-    tau: float,
-    problem_seed: int,
-) -> Any:
-    """Build the problem that the options of a command describe."""
-    from didsim import Problem, Sequences
-
-    if (vocabulary is None) != (max_length is None):
-        raise ValueError("--vocabulary and --max-length must be given together; sequences need both.")
-    if vocabulary is not None and num_classes is not None:
-        raise ValueError("--num-classes and --vocabulary must be given one at a time: responses are one or the other.")
-    space = None if vocabulary is None or max_length is None else Sequences(vocabulary, max_length)
-    return Problem.from_temperature(
-        num_classes, tau, problem_seed, space=space, num_prompts=num_prompts, num_features=num_features
-    )
-
-
-def _bind(name: str, settings: tuple[str, ...]) -> Any:
-    """Bind an objective's hyperparameters, given as NAME=VALUE."""
-    record = _record(name)
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"-S takes NAME=VALUE, such as -S beta=2; got {setting!r}.")
-        if key in values:
-            raise ValueError(f"-S {key} is given twice.")
-        values[key] = _read(key, value, record.parameters.get(key))
-    return record.bind(**values)
-
-
-def _record(name: str) -> Any:
-    """Return the objective of a name, or the one that MODULE:FUNCTION or FILE.py:FUNCTION makes."""
-    from didsim.objectives import OBJECTIVES, register_objective
-    from didsim.objectives import objective as bind
-
-    if ":" not in name:
-        return bind(name).objective
-    from didsim.doctor import load_loss
-
-    function = click.get_current_context().with_resource(load_loss(name))
-    if not any(record.pair is function for record in OBJECTIVES.values()):  # its module may have registered it
-        register_objective(function)
-    return next(record for record in OBJECTIVES.values() if record.pair is function)
-
-
-def _read(name: str, text: str, parameter: Any) -> Any:
-    """Read a hyperparameter: a number, a name, or true or false; an unknown one is refused when it is bound."""
-    if parameter is None or not parameter.is_option:
-        return text if parameter is None else parse_number(name, text, parameter.domain)
-    if True in parameter.domain:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    return text
 
 
 def _keep_training(out: Path, name: str, frame: Any, document: dict[str, Any]) -> None:
@@ -363,7 +288,7 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
 @click.option("--style", type=click.Choice(["paper", "slides"]), default="paper", show_default=True)
 @click.option("--format", "formats", default="svg,pdf,png", show_default=True, help="Formats, separated by commas.")
 def plot(data: Path, experiment: str | None, style: str, formats: str) -> None:
-    """Redraw a figure from its CSV alone, beside it."""
+    """Redraw a figure, or a picture of `didsim solve`, from its CSV alone, beside it."""
     from didsim.experiment import load_experiment, read_csv, redraw
     from didsim.plotting import FORMATS
 
@@ -371,10 +296,20 @@ def plot(data: Path, experiment: str | None, style: str, formats: str) -> None:
     if not set(wanted) <= set(FORMATS):
         raise click.UsageError(f"--format takes {', '.join(FORMATS)}, separated by commas; got {formats!r}.")
     read_csv(data)
-    with usage_errors():
-        loaded = load_experiment(experiment or _experiment_of(data))
-    paths = redraw(data, loaded, loaded.spec, wanted, style)
+    name = experiment or _experiment_of(data)
+    if name == SOLVED:
+        from didsim._pictures import redraw_solution
+
+        paths = redraw_solution(data, wanted, style)
+    else:
+        with usage_errors():
+            loaded = load_experiment(name)
+        paths = redraw(data, loaded, loaded.spec, wanted, style)
     emit({"figures": [str(path) for path in paths]}, "\n".join(str(path) for path in paths))
+
+
+SOLVED = "solve"
+"""What the manifests of `didsim solve` name in place of an experiment."""
 
 
 def _experiment_of(data: Path) -> str:
@@ -384,7 +319,7 @@ def _experiment_of(data: Path) -> str:
         said = json.loads(manifest.read_text(encoding="utf-8"))["experiment"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         said = None
-    name = said if isinstance(said, str) else data.stem
+    name = said if isinstance(said, str) else SOLVED if data.stem.startswith(f"{SOLVED}_") else data.stem
     if name.endswith(".py"):  # data may name an experiment, not a file of code
         raise BadDataError(
             f"{data} names the file {name} as its experiment. Give it with --experiment if you trust it."
@@ -398,7 +333,7 @@ def _experiment_of(data: Path) -> str:
     name="check-loss",
 )
 @click.argument("target", metavar="MODULE:FUNCTION|FILE.py:FUNCTION")
-@click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
+@SETTINGS
 @click.option("--objective", default=None, help="The objective that it is meant to be [said by its name, or any].")
 def check_loss(target: str, settings: tuple[str, ...], objective: str | None) -> None:
     """Examine a preference loss before training with it, and say in words what is wrong.
@@ -414,24 +349,10 @@ def check_loss(target: str, settings: tuple[str, ...], objective: str | None) ->
 
     # what the user's code prints is no part of the result
     with usage_errors(), redirect_stdout(io.StringIO()), load_loss(target) as function:
-        report = examine(function, objective=objective, **_free_settings(settings))
+        report = examine(function, objective=objective, **read_free_settings(settings))
     emit(report.document(), str(report))
     if not report.ok:
         click.get_current_context().exit(1)
-
-
-def _free_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Read NAME=VALUE where nothing is known of the domain: a number, true or false, or a word."""
-    words: dict[str, Any] = {"true": True, "false": False}
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key or key in values:
-            raise ValueError(f"-S takes NAME=VALUE, such as -S beta=2, once for each name; got {setting!r}.")
-        values[key] = words.get(value.lower(), value)
-        if any(character.isdigit() for character in value):
-            values[key] = parse_number(key, value)
-    return values
 
 
 @command("didsim env", "didsim env --json")

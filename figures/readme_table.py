@@ -12,7 +12,7 @@ LABELS = {"dpo": "**DPO**", "slic": "SLiC", "orpo": "ORPO", "simpo": "SimPO", "c
 def final_distances(csv: Path) -> str:
     """Return a Markdown table of the final JS(π*‖π) of each tuned objective, by τ."""
     frame = pd.read_csv(csv)
-    frame = frame[frame["panel"].str.endswith("final")]
+    frame = frame[frame["panel"].str.endswith("final") & (frame["quantity"] == "js_target")]
     ends = frame.loc[frame.groupby(["panel", "series"], sort=False)["x"].idxmax()]
     ends = ends.assign(tau=ends["panel"].str.partition(",")[0])
     lines = ["| JS(π*‖π), nats | " + " | ".join(ends["tau"].unique()) + " |", "|---|" + "---|" * ends["tau"].nunique()]

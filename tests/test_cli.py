@@ -145,6 +145,8 @@ COMMANDS = {
     "list figures": ("list", "figures"),
     "objective": ("objective", "orpo"),
     "train": TRAIN,
+    "solve": ("solve", "dpo", "--num-classes", "4"),
+    "solve --grid": ("solve", "dpo", "--num-classes", "4", "--grid", "beta=0.5,1"),
     "reproduce": ("reproduce", "mine.py"),
     "reproduce --dry-run": ("reproduce", "--dry-run"),
     "check-loss": ("check-loss", "didsim.doctor:example_loss"),
@@ -261,7 +263,7 @@ NUMERIC = [
 
 @pytest.mark.parametrize(("command", "option", "kind", "value"), NUMERIC)
 def test_a_bad_number_is_refused_with_what_is_accepted(run, command, option, kind, value):
-    arguments = {"train": ["train", "dpo"], "reproduce": ["reproduce", "fig4"]}[command]
+    arguments = {"train": ["train", "dpo"], "solve": ["solve", "dpo"], "reproduce": ["reproduce", "fig4"]}[command]
     done = run(*arguments, f"{option}={value}")
     accepted = f"from {kind.low} to {kind.high}" if isinstance(kind, Whole) else f"a finite number in {kind.interval}"
     if len(value) < 4000:
@@ -281,6 +283,8 @@ def test_there_are_numeric_options_to_try():
         ("train", "--num-classes"),
         ("train", "--learning-rate"),
         ("train", "--record-every"),
+        ("solve", "--pairs"),
+        ("solve", "--starts"),
         ("reproduce", "--seeds"),
         ("reproduce", "--jobs"),
     }
@@ -389,6 +393,8 @@ class TestHyperparameters:
         (["plot", "fig4.csv", "--format", "svg,"], "--format takes svg, pdf, png"),
         (["reproduce", "fig4", "--all"], "Name figures, or use --all; not both."),
         (["train"], "Missing argument 'OBJECTIVE'"),
+        (["solve"], "Missing argument 'OBJECTIVE'"),
+        (["solve", "dop"], "Did you mean dpo"),
         (["plot"], "Missing argument 'DATA'"),
         (["objective"], "Missing argument 'NAME'"),
         (["train", "dpo", "cdpo"], "unexpected extra argument (cdpo)"),

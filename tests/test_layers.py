@@ -18,8 +18,16 @@ PACKAGE = Path(didsim.__file__).parent
 STDLIB = sys.stdlib_module_names
 
 LAYER_0 = ("_numerics", "_checks", "_arrays", "errors")
-LAYER_1 = ("policy", "spaces", "preference", "info", "differential", "optima")
-BELOW_THE_TOP = (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "doctor", "engine", "experiment", "plotting")
+LAYER_1 = (
+    *("policy", "spaces", "preference", "info", "differential", "optima"),
+    *("identification", "_formulas", "_scores"),
+)
+BELOW_THE_TOP = (
+    *(*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "doctor", "engine", "stationary", "experiment", "plotting"),
+)
+HELPERS = ("_terminal", "_arguments", "_catalogue", "_findings", "_pictures")
+"""What the commands are made of."""
+
 EXACT = frozenset({"numpy", "scipy"})
 
 
@@ -40,13 +48,20 @@ LAYERS = {
     "engine": Layer(
         (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine"), EXACT | frozenset({"torch", "pandas"})
     ),
+    "stationary": Layer(
+        (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine", "stationary"), EXACT | frozenset({"torch"})
+    ),
     "plotting": Layer((*LAYER_0, "plotting"), EXACT | frozenset({"pandas", "matplotlib"})),
     "experiment": Layer(("", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "filelock"})),
     "lessons": Layer(("", "lessons", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "matplotlib", "torch"})),
     "_terminal": Layer(LAYER_0, frozenset({"click"})),
     "_catalogue": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset()),
-    "cli": Layer(("", "_terminal", "_catalogue", *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
-    "": Layer((*LAYER_1, "objectives", "doctor", "engine"), frozenset()),
+    "_arguments": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset({"click"})),
+    "_findings": Layer(("_terminal", *BELOW_THE_TOP), frozenset({"numpy", "pandas"})),
+    "_pictures": Layer(("errors", "experiment", "plotting"), frozenset()),
+    "_solving": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
+    "cli": Layer(("", "_solving", *HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
+    "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary"), frozenset()),
 }
 
 
@@ -129,6 +144,9 @@ def test_a_module_imports_only_what_its_layer_allows(module):
         ("didsim.objectives._links", "def f():\n    from didsim.policy import Policy"),
         ("didsim.engine._loop", "from didsim.experiment import Spec"),
         ("didsim.engine._loop", "import matplotlib.figure"),
+        ("didsim.engine._loop", "from didsim.stationary import solve"),
+        ("didsim.stationary._solve", "import pandas"),
+        ("didsim.stationary._solve", "from didsim.plotting import render"),
         ("didsim.torch_bridge", "from didsim.engine import train"),
         ("didsim.plotting._curves", "from didsim.engine import METRICS"),
         ("didsim.plotting._curves", "import torch.nn"),
@@ -169,8 +187,10 @@ def private_imports(module: str) -> set[str]:
 
 
 def test_the_command_line_uses_public_modules_and_its_own_helpers():
-    assert private_imports("didsim.cli") == {"didsim._terminal", "didsim._catalogue"}
-    assert private_imports("didsim._catalogue") == {"didsim._terminal"}
+    helpers = {f"didsim.{name}" for name in (*HELPERS, "_solving")}
+    assert private_imports("didsim.cli") <= helpers
+    for name in helpers:
+        assert private_imports(name) <= {*helpers, "didsim._checks"}, name
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if part_of(name) == "lessons"])
@@ -182,7 +202,7 @@ def test_the_command_line_takes_only_public_names():
     tree = ast.parse(FILES["didsim.cli"].read_text("utf-8"))
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and is_ours(str(node.module))]
     for node in froms:
-        if node.module != "didsim._terminal":
+        if str(node.module).removeprefix("didsim.") not in (*HELPERS, "_solving"):
             module = importlib.import_module(str(node.module))
             public = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
             assert {alias.name for alias in node.names} <= {*public, "__version__"}, node.module
@@ -240,6 +260,7 @@ def test_no_module_has_the_name_of_a_public_function():
         "import sys, didsim.cli; sys.argv = ['didsim', '--help']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'reproduce', '--help']; run()",
+        "import sys, didsim.cli; sys.argv = ['didsim', 'solve', '--help']; run()",
     ],
 )
 def test_heavy_libraries_stay_unloaded(code):

@@ -29,6 +29,7 @@ from didsim.plotting import (
     draw_objectives,
     label_ends,
     render,
+    solution_picture,
     spread,
 )
 from didsim.plotting._style import figure_style
@@ -379,6 +380,124 @@ def test_axes_are_named_with_their_unit(name):
     words = load_experiment(name).path.read_text("utf-8")
     assert re.search(r"set_ylabel\(.*(\[nats\]|probability)", words)
     assert "set_xlabel(" in words
+
+
+# --- pictures of solutions --------------------------------------------------------------------------------
+
+
+def policies(panels=("",), size=8, zeros=0, hyperparameters="beta 1") -> pd.DataFrame:
+    """Return the CSV of a solution whose five curves end within a factor of two."""
+    parts = []
+    for panel in panels:
+        for number, name in enumerate(("reference", "target", "rejected", "did", "stationary")):
+            probs = np.linspace(2.0, 1.0 + number / 20, size) ** 3
+            probs[: zeros if name == "stationary" else 0] = 0.0
+            points = {"quantity": "probability", "x": np.arange(1, size + 1), "value": probs / probs.sum()}
+            parts.append(pd.DataFrame({"panel": panel, "series": name, **points}))
+        parts.append(
+            pd.DataFrame({"panel": [panel], "series": "stationary", "quantity": "js_target", "x": 0, "value": 0.1})
+        )
+    facts = {"objective": "simpo", "hyperparameters": hyperparameters, "status": "converged", "continuum": 0}
+    return pd.concat(parts, ignore_index=True).assign(**facts)
+
+
+def grid(lines=8, value=0.1, ticks=(0.1, 1.0, 10.0), missing=()) -> pd.DataFrame:
+    """Return the CSV of a grid whose lines end together."""
+    rows = [
+        {"x": x if isinstance(x, float) else float(i), "tick": x, "series": f"gamma {line}, tau 2", "js_target": value}
+        for line in range(lines)
+        for i, x in enumerate(ticks)
+    ]
+    frame = pd.DataFrame(rows).assign(objective="simpo", axis="beta", status="converged", continuum=0)
+    frame["js_target"] = frame["js_target"].astype(object)
+    frame.loc[list(missing), ["js_target", "status"]] = ["", "no-stationary-point"]
+    return frame
+
+
+PICTURES = {
+    "one": policies(),
+    "many responses": policies(size=300),
+    "zeros": policies(zeros=3),
+    "all but one gone": policies(zeros=7),
+    "many hyperparameters": policies(hyperparameters=", ".join(f"parameter_{i} 0.{i}" for i in range(5))),
+    "two prompts": policies(("prompt 0", "prompt 1")),
+    "four prompts": policies(tuple(f"prompt {i}" for i in range(4))),
+    "grid": grid(),
+    "grid with many lines": grid(lines=12),
+    "grid of names": grid(lines=3, ticks=("reference", "uniform", "centropy", "marginal", "previous", "simpo")),
+    "grid of one": grid(lines=1, ticks=(1.0,)),
+    "grid at rounding": grid(value=1e-31),
+    "grid with gaps": grid(missing=(1, 5)),
+    "grid of nothing": grid(lines=1, missing=(0, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", PICTURES)
+def test_in_a_picture_of_a_solution_every_word_can_be_read(name, style):
+    with figure_style(style):
+        picture = solution_picture(PICTURES[name])
+        figure = Figure(figsize=picture.size, layout="constrained")
+        picture.draw(figure.subplots(*picture.panels, squeeze=False))
+        laid_out(figure)
+        heads = [axes.title for axes in figure.axes] + [axes.xaxis.label for axes in figure.axes] + figure.texts
+        heads += [axes.yaxis.label for axes in figure.axes]
+        marks = [text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in shown_ticks(axis)]
+        boxes = extents([text for text in (*labels(figure), *heads, *marks) if text.get_text()], figure)
+        assert overlapping(boxes) == []
+        assert outside(boxes, figure) == []
+    assert 3.4 <= picture.size[0] <= 7.0
+
+
+def shown_ticks(axis) -> list:
+    """Return the level words at the ticks within the limits of an axis: the others are not drawn."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+    return [text for place, text in ticks if low <= place <= high and text.get_rotation() == 0]
+
+
+class TestPicturesOfSolutions:
+    def drawn(self, frame):
+        picture = solution_picture(frame)
+        figure = Figure(figsize=picture.size, layout="constrained")
+        picture.draw(figure.subplots(*picture.panels, squeeze=False))
+        return figure.axes[0]
+
+    def test_zeros_stand_on_a_line_that_says_so(self):
+        axes = self.drawn(policies(zeros=3))
+        [line] = [line for line in axes.lines if line.get_label() == r"$\pi$"]
+        heights = line.get_ydata()
+        assert len(set(heights[:3])) == 1
+        assert 0.0 < heights[0] < heights[3:].min()
+        assert "0" in [text.get_text() for text in axes.texts]
+
+    def test_rounding_is_not_drawn_as_a_number(self):
+        axes = self.drawn(grid(lines=1, value=1e-31))
+        assert "< 1e−12" in [text.get_text() for text in axes.texts]
+
+    def test_no_series_is_yellow(self):
+        colours = {line.get_color() for line in self.drawn(grid()).lines if line.get_label()[0] != "_"}
+        assert colours <= set(OKABE_ITO) - {"#F0E442"}
+
+    def test_at_most_eight_lines_are_drawn_and_the_title_says_so(self):
+        axes = self.drawn(grid(lines=12))
+        assert len(labels(axes.figure)) == 8
+        assert "8 of 12 lines" in axes.figure.get_suptitle()
+
+    def test_where_no_policy_was_found_there_is_a_cross(self):
+        axes = self.drawn(grid(lines=1, missing=(1,)))
+        crosses = [line for line in axes.lines if line.get_marker() == "x"]
+        assert [x for line in crosses for x in line.get_xdata()] == [1.0]
+        assert "cross: none found" in axes.figure.get_suptitle()
+
+    def test_between_names_there_is_no_line(self):
+        axes = self.drawn(grid(lines=1, ticks=("reference", "uniform")))
+        assert {line.get_linestyle() for line in axes.lines} == {"None"}
+
+    def test_the_description_names_the_best_of_a_grid(self):
+        frame = grid(lines=2)
+        frame.loc[4, "js_target"] = 0.01
+        assert "smallest at beta 1.0, gamma 1, tau 2: 0.01 nats" in solution_picture(frame).alt
 
 
 # --- files ------------------------------------------------------------------------------------------------

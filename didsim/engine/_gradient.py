@@ -6,13 +6,16 @@ whole responses only and the parameters are logits of classes: then only the lin
 and everything else lives on the K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 
 import torch
 from torch import Tensor
 
 from didsim.engine._policies import COMPANIONS, PolicyClass, Snapshot
+from didsim.engine._product import ProductWeights
+from didsim.engine._separable import separable_losses
 from didsim.engine._weights import Streams, Weights
 from didsim.objectives import BoundObjective, Responses
 
@@ -40,6 +43,20 @@ class Group:
     streams: Streams
     log_ref: Tensor
     length: Tensor
+
+    def take(self, runs: Tensor) -> "Group":
+        """Return some of the runs, numbered within the group, as a group of their own."""
+        per_run = len(self.log_ref) // len(self.policies.next_log_ref)
+        rows = (runs[:, None] * per_run + torch.arange(per_run)).flatten()
+        return Group(
+            loss=self.loss.take(rows),
+            policies=self.policies[runs],
+            runs=slice(0, len(runs)),
+            rows=slice(0, len(rows)),
+            streams=Streams(self.streams.index[rows], None),
+            log_ref=self.log_ref[rows],
+            length=self.length[rows],
+        )
 
     @cached_property
     def is_fused(self) -> bool:
@@ -80,19 +97,54 @@ def _expectation(weights: Tensor | None, losses: Tensor, num_runs: int) -> Tenso
     return torch.where(weights > 0, weights * losses, 0.0).reshape(num_runs, -1).sum(1)
 
 
-def plain_gradient(group: Group, parameters: Tensor, weights: Weights) -> Tensor:
+Differentiator = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""``grad(function, x)``: the gradient of a function with one value."""
+
+
+def backward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the gradient by reverse-mode differentiation: the fastest, but not differentiable itself."""
+    leaf = x.detach().requires_grad_()
+    return torch.autograd.grad(function(leaf), leaf)[0]
+
+
+def nested_backward(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the same gradient in a form that forward-mode differentiation goes through."""
+    return torch.func.grad(function)(x)
+
+
+def plain_gradient(group: Group, parameters: Tensor, weights: Weights, grad: Differentiator = backward) -> Tensor:
     """Return d loss / d parameters of the runs of a group, [G, D], by automatic differentiation.
 
     For a gradient rule it is the rule's combination of the gradients of both mean negative log-likelihoods.
     """
-    leaf = parameters.detach().requires_grad_()
     rule = group.loss.objective.gradient_rule
     if rule is None:
-        return torch.autograd.grad(plain_losses(group, leaf, weights).sum(), leaf)[0]
-    pairs = weights.pairs(group.snapshot(leaf), group.streams)
-    sides = torch.broadcast_tensors(-pairs.chosen.log_pi, -pairs.rejected.log_pi)
-    nlls = [_expectation(pairs.weights, nll, len(leaf)).sum() for nll in sides]
-    return rule(*(torch.autograd.grad(nll, leaf, retain_graph=nll is nlls[0])[0] for nll in nlls))
+        return grad(lambda leaf: plain_losses(group, leaf, weights).sum(), parameters)
+    chosen, rejected = (partial(_mean_nll, group, weights, side) for side in (0, 1))
+    return rule(grad(chosen, parameters), grad(rejected, parameters))
+
+
+def _mean_nll(group: Group, weights: Weights, side: int, parameters: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood of chosen (0) or rejected (1) responses, added up over the runs."""
+    pairs = weights.pairs(group.snapshot(parameters), group.streams)
+    log_pi = torch.broadcast_tensors(pairs.chosen.log_pi, pairs.rejected.log_pi)[side]
+    return _expectation(pairs.weights, -log_pi, len(parameters)).sum()
+
+
+def separable_gradient(
+    group: Group, parameters: Tensor, weights: ProductWeights, grad: Differentiator = backward
+) -> Tensor:
+    """Return what `plain_gradient` does, [G, D], for a loss that sees both responses of a pair apart: without a table.
+
+    Raises:
+        ValueError: if the margin of the loss is no difference of scores.
+    """
+    sums = weights.sums(group.loss, group.streams)
+
+    def losses(leaf: Tensor) -> Tensor:
+        return separable_losses(group.loss, weights.independent_pairs(group.snapshot(leaf), group.streams), sums)
+
+    return grad(losses, parameters)
 
 
 @torch.no_grad()
@@ -130,7 +182,7 @@ def _by_scores(loss: BoundObjective, responses: Responses, weights: Weights, str
 
 
 def gradient_of(groups: list[Group], parameters: Tensor, weights: Weights) -> Tensor:
-    """Return the gradients of all runs, [R, D + companions]: fused where that serves, plain elsewhere.
+    """Return the gradients of all runs, [R, D + companions]: fused where that serves, by differentiation elsewhere.
 
     Groups stand in the order of their runs, those that are fused first.
     """
@@ -143,5 +195,11 @@ def gradient_of(groups: list[Group], parameters: Tensor, weights: Weights) -> Te
         gradient = fused_gradient(fused, parameters[runs, :size], weights)
         beside = parameters.shape[1] - size
         parts.append(torch.nn.functional.pad(gradient, (0, beside)) if beside else gradient)
-    parts += [plain_gradient(group, parameters[group.runs], weights) for group in groups[len(fused) :]]
+    parts += [_differentiated(group, parameters[group.runs], weights) for group in groups[len(fused) :]]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _differentiated(group: Group, parameters: Tensor, weights: Weights) -> Tensor:
+    if isinstance(weights, ProductWeights):
+        return separable_gradient(group, parameters, weights)
+    return plain_gradient(group, parameters, weights)

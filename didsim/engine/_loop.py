@@ -97,14 +97,14 @@ def _weights_by_step(plan: Plan, settings: Settings) -> Iterator[Weights]:
     """Yield the weights of the pairs of each step, without end."""
     dtype = as_dtype(settings.dtype)
     if settings.mode == "population":
-        exact = TableWeights.from_joint(plan.joint(settings.dtype))
+        exact = plan.exact_weights(settings.dtype)
         while True:
             yield exact
     sizes = (plan.problems[0].num_prompts, plan.problems[0].num_classes)
-    per_step = len(plan.streams) * max(settings.batch_size, sizes[0] * sizes[1] ** 2 if plan.use_table else 0)
+    per_step = len(plan.streams) * max(settings.batch_size, sizes[0] * sizes[1] ** 2 if plan.path == "table" else 0)
     size = max(1, min(BLOCK_STEPS, BLOCK_NUMBERS // per_step))
     blocks = [_pair_blocks(stream, settings, size) for stream in plan.streams]
-    layout = TableWeights.from_draws if plan.use_table else DrawnWeights.from_draws
+    layout = TableWeights.from_draws if plan.path == "table" else DrawnWeights.from_draws
     for drawn in zip(*blocks, strict=True):
         block = layout([pairs.chosen for pairs in drawn], [pairs.rejected for pairs in drawn], *sizes, dtype)
         for step in range(size):

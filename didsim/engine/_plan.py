@@ -13,8 +13,9 @@ from didsim.engine._draws import count_table, sample_dataset
 from didsim.engine._gradient import Group
 from didsim.engine._metrics import METRICS, TABLE_METRICS, Truth
 from didsim.engine._policies import PolicyClass
+from didsim.engine._product import ProductWeights, reason_against_sums
 from didsim.engine._settings import Settings
-from didsim.engine._weights import Streams, TableWeights
+from didsim.engine._weights import Streams, TableWeights, Weights
 from didsim.info import marginal
 from didsim.objectives import BoundObjective, group_key, stack
 from didsim.policy import Policy
@@ -28,6 +29,12 @@ TABLE_PAIRS = 64**2
 
 METRIC_PAIRS = 2**22
 """Up to so many pairs the metrics that sum over all of them are recorded unless others are asked for."""
+
+SUMS_NUMBERS = 64
+"""So many numbers per response are held while sums are made, in units of those of a table."""
+
+MOST_TABLED = 2**22
+"""Up to so many pairs X·K² of the population are a table; beyond, losses that separate need none."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ class Plan:
         initial: the parameters from which training starts, float64 [R, D + companions].
         truth: what recorded policies are compared with.
         metrics: the names of the recorded quantities.
-        use_table: whether steps sum over a table of pairs.
+        path: how steps sum over pairs: over a "table" of them, a list of drawn ones ("gather"), or by "sums" over both
+            responses apart.
     """
 
     order: list[int]
@@ -75,11 +83,17 @@ class Plan:
     initial: Tensor
     truth: Truth
     metrics: tuple[str, ...]
-    use_table: bool
+    path: str
 
     def joint(self, dtype: str) -> Tensor:
         """Return the exact weights of all pairs, [P, K, K] for the P prompts of all streams."""
         return _joint_tensor(self.streams, dtype)
+
+    def exact_weights(self, dtype: str) -> Weights:
+        """Return the exact weights of all pairs, without a table where the path needs none."""
+        if self.path == "sums":
+            return ProductWeights.of([stream.problem for stream in self.streams], as_dtype(dtype))
+        return TableWeights.from_joint(self.joint(dtype))
 
 
 def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
@@ -90,16 +104,16 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
         raise ValueError(message("trust_region", "left out unless a prior is learned", settings.trust_region, hint))
     first = jobs[0][0]
     num_pairs = first.num_prompts * first.num_classes**2
-    use_table = settings.path == "table" or (settings.path == "auto" and num_pairs <= TABLE_PAIRS)
-    use_table = use_table or settings.mode == "population"
+    path = _path(jobs, settings, num_pairs)
     metrics = _metrics(settings, num_pairs)
-    _check_memory(jobs, settings, num_pairs if use_table or TABLE_METRICS & set(metrics) else settings.batch_size)
+    sizes = {"table": num_pairs, "gather": settings.batch_size, "sums": SUMS_NUMBERS * num_pairs // first.num_classes}
+    _check_memory(jobs, settings, num_pairs if TABLE_METRICS & set(metrics) else sizes[path])
     streams, numbers = _share_streams([problem for problem, _ in jobs], settings.seeds(len(jobs)), settings)
     order = sorted(range(len(jobs)), key=lambda run: (*_group_order(jobs[run]), numbers[run]))
     problems, losses = [jobs[run][0] for run in order], [jobs[run][1] for run in order]
     index = [numbers[run] for run in order]
     policies = PolicyClass.of(problems, as_dtype(settings.dtype))
-    groups = _group(losses, policies, index, len(streams), rows_per_run=first.num_prompts if use_table else 1)
+    groups = _group(losses, policies, index, len(streams), rows_per_run=1 if path == "gather" else first.num_prompts)
     return Plan(
         order=order,
         problems=problems,
@@ -109,8 +123,23 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
         initial=_initial_parameters(problems, groups, settings),
         truth=_truth(problems, losses, streams, index, metrics),
         metrics=metrics,
-        use_table=use_table,
+        path=path,
     )
+
+
+def _path(jobs: Sequence[Job], settings: Settings, num_pairs: int) -> str:
+    """Return how steps sum over pairs."""
+    reasons = {loss.name: reason_against_sums(loss) for _, loss in jobs}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    if settings.path == "sums" and refused:
+        name, reason = next(iter(refused.items()))
+        accepted = '"auto" or "table" for objectives whose responses cannot be summed apart'
+        raise ValueError(message("path", accepted, f'"sums" for {name}', f"{name}: {reason}."))
+    if settings.path != "auto":
+        return settings.path
+    if settings.mode == "population":
+        return "table" if refused or num_pairs <= MOST_TABLED else "sums"
+    return "table" if num_pairs <= TABLE_PAIRS else "gather"
 
 
 def _group_order(job: Job) -> tuple[bool, tuple[str, ...]]:
@@ -179,6 +208,8 @@ def _check_memory(jobs: Sequence[Job], settings: Settings, pairs: int) -> None:
         summed = settings.mode == "population" or settings.path == "table"
         instead = 'mode="sampled" with path="auto"' if summed else "metrics without loss and accuracy"
         hint = f"Use fewer runs or classes, or {instead}: a table of pairs has X·K² numbers."
+        if settings.mode == "population" and settings.path != "sums":
+            hint += ' Losses that separate need none: path="sums".'
         raise ValueError(message("memory of the batch", f"below {available / 2**30:.1f} GiB", got, hint))
 
 

@@ -83,7 +83,7 @@ class PolicyClass:
             },
         )
 
-    def __getitem__(self, runs: slice) -> "PolicyClass":
+    def __getitem__(self, runs: slice | Tensor) -> "PolicyClass":
         return PolicyClass(
             self.space,
             self.next_log_ref[runs],

@@ -12,7 +12,7 @@ from didsim.policy import Policy
 from didsim.preference import MAX_SEED, PreferenceDataset
 from didsim.torch_bridge import DTYPES
 
-PATHS = ("auto", "table", "gather")
+PATHS = ("auto", "table", "gather", "sums")
 
 MAX_STEPS = 10**9
 MAX_BATCH = 10**7
@@ -39,7 +39,9 @@ class Settings:
             K² pairs where K is large.
         dtype: "float32" or "float64"; metrics are always computed in float64.
         path: "table" sums over the K × K table of pairs, "gather" over the drawn pairs; both give the same
-            numbers, and "auto" takes the faster.
+            numbers, and "auto" takes the faster. In the mode "population", "sums" needs no table, but a loss that is a
+            function of a score of the chosen response minus one of the rejected, with terms of single responses
+            beside: sums over both responses apart are exact to rounding. "auto" takes it where X·K² is large.
         trust_region: keep a learned prior of MI-DPO at KL(ζ ‖ π_ref) of at most so many nats, with prompts of the
             marginal of π_ref; None lets it go.
     """
@@ -88,7 +90,10 @@ class Settings:
 
     def _checked_path(self) -> str:
         if self.mode == "population" and self.path == "gather":
-            raise ValueError(message("path", '"auto" or "table" in the mode "population"', self.path))
+            raise ValueError(message("path", '"auto", "table" or "sums" in the mode "population"', self.path))
+        if self.mode != "population" and self.path == "sums":
+            hint = "Sums need pairs whose responses are drawn independently, each with its exact probability."
+            raise ValueError(message("path", f'"auto", "table" or "gather" in the mode "{self.mode}"', self.path, hint))
         return check_choice("path", self.path, PATHS)
 
     def _checked_dataset(self) -> PreferenceDataset | int | None:

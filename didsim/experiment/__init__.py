@@ -6,7 +6,7 @@ from didsim.experiment._resolver import MAIN, Experiment, known_experiments, loa
 from didsim.experiment._runner import Cell, plan_cells, run_cells
 from didsim.experiment._spec import MAX_SEEDS, Spec, seeds
 from didsim.experiment._store import output_directory, write_atomic
-from didsim.experiment._tuning import RULES, grid, select_tuned, train_grid
+from didsim.experiment._tuning import RULES, grid, select_tuned, solve_grid, stationary_levels, train_grid
 
 __all__ = [
     "BAND",
@@ -30,6 +30,8 @@ __all__ = [
     "run_cells",
     "seeds",
     "select_tuned",
+    "solve_grid",
+    "stationary_levels",
     "train_grid",
     "write_atomic",
 ]

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from didsim.engine import train_many
+from didsim.experiment._estimates import mean_bands
+from didsim.info import js
 from didsim.objectives import OBJECTIVES, BoundObjective
 from didsim.preference import Problem
+from didsim.stationary import solve_many
 
 RULES = ("minimum", "final")
 """How the best hyperparameters are chosen: by the smallest JS(π*‖π) over training (the paper), or the last."""
@@ -45,6 +48,48 @@ def train_grid(
         for (tau, loss), history in zip(runs, histories, strict=True)
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def solve_grid(objectives: Sequence[str], taus: Sequence[float], seed: int, num_classes: int) -> pd.DataFrame:
+    """Solve for the stationary policy of every objective at every point of its grid, for every τ.
+
+    Returns:
+        Long form, the runs of `train_grid`: seed, tau, objective, hyperparameters, js_target (nats) of the stationary
+        policy; runs that have none are left out.
+    """
+    losses = [loss for name in objectives for loss in grid(name)]
+    problems = {tau: Problem.from_temperature(num_classes, tau, seed) for tau in taus}
+    runs = [(tau, loss) for tau in taus for loss in losses]
+    solutions = solve_many([(problems[tau], loss) for tau, loss in runs], starts=1)
+    rows = [
+        {
+            "seed": seed,
+            "tau": tau,
+            "objective": loss.name,
+            "hyperparameters": describe(loss),
+            "js_target": float(js(problems[tau].target, solution.policy)),
+        }
+        for (tau, loss), solution in zip(runs, solutions, strict=True)
+        if solution.policy is not None
+    ]
+    return pd.DataFrame(rows, columns=["seed", "tau", "objective", "hyperparameters", "js_target"])
+
+
+def stationary_levels(rows: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """Average the distances that `solve_grid` found over seeds, for tuned hyperparameters.
+
+    Args:
+        rows: what `solve_grid` returned for all seeds.
+        tuned: what `select_tuned` returned: one level for each rule, τ and objective, unless a seed has none.
+
+    Returns:
+        The columns rule, tau, objective, hyperparameters, mean, lo, hi, n, band.
+    """
+    run = ["tau", "objective", "hyperparameters"]
+    chosen = tuned[["rule", *run]].drop_duplicates().merge(rows, how="inner")
+    counts = chosen.groupby(["rule", *run])["seed"].transform("nunique")
+    solved = pd.DataFrame(chosen[counts == tuned["seed"].nunique()])
+    return mean_bands(solved, ["rule", *run], "js_target")
 
 
 def describe(loss: BoundObjective) -> str:

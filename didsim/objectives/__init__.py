@@ -1,12 +1,16 @@
 """Every loss once, on log-probabilities: the objectives, their priors, and the pairs they look at."""
 
 from didsim.objectives._gradient_rule import projected_gradient
+from didsim.objectives._independent import Difference, IndependentPairs, score_difference
 from didsim.objectives._libraries import IMPLEMENTATIONS, Implementation
 from didsim.objectives._links import Link
-from didsim.objectives._objective import NEEDS, BoundObjective, Objective, Parameter, group_key, stack
+from didsim.objectives._math import stop_gradient
+from didsim.objectives._objective import NEEDS, BoundObjective, Objective, Parameter, Part
+from didsim.objectives._pair_functions import Contrast, Jumps
 from didsim.objectives._pairs import Pairs, Responses
 from didsim.objectives._priors import PRIORS, Prior
 from didsim.objectives._registry import OBJECTIVES, objective, register_objective
+from didsim.objectives._stack import group_key, stack
 from didsim.objectives._tokens import NextTokens, Tokens, Vocabulary
 
 __all__ = [
@@ -15,12 +19,17 @@ __all__ = [
     "OBJECTIVES",
     "PRIORS",
     "BoundObjective",
+    "Contrast",
+    "Difference",
     "Implementation",
+    "IndependentPairs",
+    "Jumps",
     "Link",
     "NextTokens",
     "Objective",
     "Pairs",
     "Parameter",
+    "Part",
     "Prior",
     "Responses",
     "Tokens",
@@ -29,5 +38,7 @@ __all__ = [
     "objective",
     "projected_gradient",
     "register_objective",
+    "score_difference",
     "stack",
+    "stop_gradient",
 ]

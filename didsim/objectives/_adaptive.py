@@ -26,58 +26,65 @@ tensor([0.1786, 1.3133])
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from didsim._checks import NON_NEGATIVE, POSITIVE, REAL, Interval
-from didsim.objectives._links import target_margin
+from didsim.objectives._links import LOGISTIC, target_margin
 from didsim.objectives._log_ratio import scaled_log_ratio
 from didsim.objectives._math import softplus_neg, stop_gradient_if
 from didsim.objectives._math import stop_gradient as sg
 from didsim.objectives._objective import BOOLEAN, Objective, Parameter
+from didsim.objectives._pair_functions import Contrast
 from didsim.objectives._pairs import Pairs, Responses
 from didsim.objectives._reference_free import GAMMA_FORM, scaled_mean_log_pi
 from didsim.objectives._token_level import forward_kl
 
 
-def reward_margin(pairs: Pairs, beta: float | Tensor, length_normalise: bool) -> Tensor:
+class Contrasts(Protocol):
+    """Pairs, or `IndependentPairs`, as far as a `Contrast` may look at them: differences are tensors, or both sides."""
+
+    def difference(self, part: Callable[[Responses], Tensor]) -> Any:
+        """Return part(y_w) − part(y_l)."""
+        ...
+
+    def standardise(self, values: Any) -> Any:
+        """Return (v − mean v)/std v over all pairs; 0 where all are equal."""
+        ...
+
+
+def reward_margin(pairs: Contrasts, beta: float | Tensor, length_normalise: bool) -> Any:
     """Return SimPO's u = β a_w − β a_l, or β (log π_w − log π_l)."""
-    if length_normalise:
-        return beta * (pairs.chosen.mean_log_pi - pairs.rejected.mean_log_pi)
-    return beta * (pairs.chosen.log_pi - pairs.rejected.log_pi)
+    return beta * pairs.difference(lambda y: y.mean_log_pi if length_normalise else y.log_pi)
 
 
 def log_ratio_margin(pairs: Pairs) -> Tensor:
     """Return D = h_w − h_l."""
-    return pairs.chosen.log_ratio - pairs.rejected.log_ratio
+    return pairs.difference(lambda y: y.log_ratio)
 
 
-def reference_margin(pairs: Pairs, reference_form: str, margin: str) -> Tensor:
-    """Return the margin, per unit of β and α, that the implicit reference U·(…)^α gives to a pair."""
+def reference_reward(y: Responses, reference_form: str, margin: str) -> Tensor:
+    """Return what the implicit reference U·(…)^α gives to a response, per unit of β and α."""
     match reference_form:
         case "policy":
-            return pairs.chosen.log_pi - pairs.rejected.log_pi
+            return y.log_pi
         case "reference":
-            return pairs.chosen.reference - pairs.rejected.reference
+            return y.reference
         case "inverse_reference":
-            return pairs.rejected.reference - pairs.chosen.reference
+            return -y.reference
         case "uniform":
-            return torch.zeros_like(pairs.chosen.log_pi - pairs.rejected.log_pi)
+            return torch.zeros_like(y.log_pi)
         case _ if margin == "tdpo":
-            return forward_kl(pairs.rejected) - forward_kl(pairs.chosen)
+            return -forward_kl(y)
         case _:
-            return log_ratio_margin(pairs)
+            return y.log_ratio
 
 
-def standardise(pairs: Pairs, values: Tensor) -> Tensor:
-    """Return (v − mean v)/std v over the batch; 0 where all are equal."""
-    std = pairs.std(values)
-    return torch.where(std > 0, (values - pairs.mean(values)) / torch.where(std > 0, std, 1.0), 0.0)
-
-
-def alpha_dpo(
-    pairs: Pairs,
+def alpha_dpo_margin(
+    pairs: Contrasts,
     *,
     beta: float | Tensor,
     gamma: float | Tensor,
@@ -88,13 +95,16 @@ def alpha_dpo(
     normalise: bool,
     length_normalise: bool,
     stop_gradient: bool,
-) -> Tensor:
-    """S(u − sg[γ + α z])."""
-    margins = reference_margin(pairs, reference_form, margin)
+) -> Any:
+    """Return u − [γ + α z]; what z is made of is stopped, and so z."""
+    margins = pairs.difference(lambda y: stop_gradient_if(stop_gradient, reference_reward(y, reference_form, margin)))
     # z-scores do not change with β > 0, whose square may overflow
-    z = standardise(pairs, margins) if normalise else beta * margins
-    target = stop_gradient_if(stop_gradient, target_margin(gamma + alpha * z, beta, gamma_form))
-    return softplus_neg(reward_margin(pairs, beta, length_normalise) - target)
+    z = pairs.standardise(margins) if normalise else beta * margins
+    return reward_margin(pairs, beta, length_normalise) - target_margin(gamma + alpha * z, beta, gamma_form)
+
+
+ADAPTED_MARGIN = Contrast(alpha_dpo_margin, LOGISTIC)
+"""S(u − sg[γ + α z])."""
 
 
 def kept_fraction(pairs: Pairs, margins: Tensor, rho: float | Tensor) -> Tensor:
@@ -104,7 +114,9 @@ def kept_fraction(pairs: Pairs, margins: Tensor, rho: float | Tensor) -> Tensor:
     the margins. Such draws keep the pair whose exponential clock E/p rings before a time t, so that in the limit of
     large batches a pair is kept with probability 1 − e^(−tp), with t such that their mean is 1 − ρ.
     """
-    score = standardise(pairs, margins)
+    if not bool((torch.as_tensor(rho) > 0).any()):
+        return torch.ones_like(margins)
+    score = pairs.standardise(margins)
     density = torch.exp(-0.5 * score**2)
     # log t, since an outlier of density e^(−50) is kept only for t near e^50
     low = torch.full_like(density, LOWEST_LOG_TIME)
@@ -113,6 +125,11 @@ def kept_fraction(pairs: Pairs, margins: Tensor, rho: float | Tensor) -> Tensor:
         middle = 0.5 * (low + high)
         short = pairs.mean(-torch.expm1(-torch.exp(middle) * density)) < 1.0 - rho
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    # a step of Newton's changes nothing but the derivative: t follows the densities, as the solver must know
+    clock = torch.exp(high) * density
+    slope = pairs.mean(clock * torch.exp(-clock)).detach()
+    excess = pairs.mean(-torch.expm1(-clock)) - (1.0 - rho)
+    high = high - torch.where(slope > 0, excess / torch.where(slope > 0, slope, 1.0), 0.0)
     kept = -torch.expm1(-torch.exp(high) * density)
     return torch.where(torch.as_tensor(rho) > 0, kept, 1.0)
 
@@ -235,7 +252,8 @@ ALPHA_DPO = Objective(
         "length_normalise": NORMALISED,
         "stop_gradient": Parameter(True, BOOLEAN, (True,), "whether the target is a constant to the gradient", ADAPTED),
     },
-    pair=alpha_dpo,
+    pair=ADAPTED_MARGIN.pair,
+    contrast=ADAPTED_MARGIN,
     implicit_reward=scaled_reward,
     option_needs={
         ("reference_form", "ratio"): frozenset({"reference"}),

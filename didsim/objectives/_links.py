@@ -20,10 +20,14 @@ class Link:
         slope: d value / d margin, same arguments. Written out because sums over a K × K table need
             nothing else; the tests hold it against the automatic derivative of `value`. The operations
             in place spare copies of the table: they touch intermediate results, never the margin.
+        corner: the margin at which the slope jumps upwards, same hyperparameters; None for a smooth link.
+        is_step: whether the slope is −1 below the corner, and 0 from there on.
     """
 
     value: Callable[..., Tensor]
     slope: Callable[..., Tensor]
+    corner: Callable[..., Any] | None = None
+    is_step: bool = False
 
 
 LOGISTIC = Link(
@@ -68,6 +72,8 @@ HINGE = Link(
     value=lambda margin, *, delta: torch.relu(delta - margin),
     # sign(relu(x)) is 1[x > 0] without the slow conversion of a comparison's booleans
     slope=lambda margin, *, delta: (delta - margin).relu_().sign_().neg_(),
+    corner=lambda *, delta: delta,
+    is_step=True,
 )
 """max(0, δ − m); its slope at the kink m = δ is taken as 0, as automatic differentiation does."""
 
@@ -75,6 +81,8 @@ HINGE = Link(
 HINGE_WITH_TARGET_MARGIN = Link(
     value=lambda margin, *, gamma: torch.relu(gamma - margin),
     slope=lambda margin, *, gamma: (gamma - margin).relu_().sign_().neg_(),
+    corner=lambda *, gamma: gamma,
+    is_step=True,
 )
 """max(0, γ − m)."""
 
@@ -82,6 +90,8 @@ HINGE_WITH_TARGET_MARGIN = Link(
 UNIT_HINGE = Link(
     value=lambda margin: torch.relu(1.0 - margin),
     slope=lambda margin: (1.0 - margin).relu_().sign_().neg_(),
+    corner=lambda: 1.0,
+    is_step=True,
 )
 """max(0, 1 − m)."""
 
@@ -136,8 +146,9 @@ SIGMOID = Link(
 CLIPPED_LOGISTIC = Link(
     value=lambda margin, *, r_max: softplus_neg(torch.clamp(margin, -2.0 * r_max, 2.0 * r_max)),
     slope=lambda margin, *, r_max: -torch.sigmoid(-margin) * (margin.abs() <= 2.0 * r_max),
+    corner=lambda *, r_max: 2.0 * r_max,
 )
-"""S(m cut to [−2R, 2R])."""
+"""S(m cut to [−2R, 2R]); its slope jumps downwards at −2R too, where no minimum can be."""
 
 
 def _blend(margin: Tensor, *, tau: float | Tensor) -> Tensor:

@@ -105,7 +105,10 @@ def length_regularised(y: Responses, *, beta: float | Tensor, alpha: float | Ten
     return beta * y.log_ratio + alpha * y.num_tokens
 
 
-@slope(lambda y, *, beta, lam: beta + scaled(beta * lam, (y.log_ratio < 0).to(y.log_pi.dtype)))
+@slope(
+    lambda y, *, beta, lam: beta + scaled(beta * lam, (y.log_ratio < 0).to(y.log_pi.dtype)),
+    corner=lambda y: y.reference,
+)
 def penalised_log_ratio(y: Responses, *, beta: float | Tensor, lam: float | Tensor) -> Tensor:
     """β (h − λ max(0, −h)): a chosen response below its reference is pushed up λ + 1 times as hard."""
     return beta * (y.log_ratio - scaled(lam, torch.relu(-y.log_ratio)))

@@ -8,9 +8,7 @@ K × K table of the population loss, and their gradients. The few objectives tha
 depends on both responses or on the whole batch, carry one function of the pairs instead.
 """
 
-import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from didsim._checks import Interval, check_choice, check_number, did_you_mean, message
 from didsim.objectives._links import Link
+from didsim.objectives._pair_functions import Contrast, Jumps, keywords
 from didsim.objectives._pairs import Pairs, Responses
 
 Part = Callable[..., Tensor]
@@ -50,15 +49,22 @@ RESPONSE_NEEDS = frozenset({"reference", "length"})
 """The needs that concern one response as a whole: not its tokens, other prompts, or other responses."""
 
 
-def slope(derivative: Callable[..., Tensor | float]) -> Callable[[Part], Part]:
+def slope(
+    derivative: Callable[..., Tensor | float], corner: Callable[[Responses], Tensor] | None = None
+) -> Callable[[Part], Part]:
     """Attach to a part its derivative by log π, of the same arguments.
 
     It spares the engine automatic differentiation, and the tests hold it against that. A part without one works
     all the same.
+
+    Args:
+        derivative: the slope of the part.
+        corner: the log π at which the slope jumps, if it does.
     """
 
     def attach(part: Part) -> Part:
         part.slope = derivative  # type: ignore[attr-defined]
+        part.corner = corner  # type: ignore[attr-defined]
         return part
 
     return attach
@@ -120,6 +126,8 @@ class Objective:
         chosen_anchor: a term of the chosen response alone.
         rejected_anchor: a term of the rejected response alone.
         pair: ``pair(pairs, **hyperparameters)``, the whole loss, in place of all these when it does not separate.
+        jumps: for a pair function whose field jumps: where and how.
+        contrast: for a pair function that is a link of a difference of scores, given statistics of all pairs: how.
         gradient_rule: for a method that is a rule for gradients: a function of the gradients of the mean negative
             log-likelihood of chosen and of rejected responses, [..., D] each; the loss is then what it descends.
         implicit_reward: the reward that the objective implies; the score unless given.
@@ -139,6 +147,8 @@ class Objective:
     chosen_anchor: Part | None = None
     rejected_anchor: Part | None = None
     pair: Callable[..., Tensor] | None = None
+    jumps: Jumps | None = None
+    contrast: Contrast | None = None
     gradient_rule: Callable[[Tensor, Tensor], Tensor] | None = None
     implicit_reward: Part | None = None
     needs: frozenset[str] = frozenset()
@@ -150,7 +160,7 @@ class Objective:
             raise ValueError(message(f"score and link of {self.name}", "given together", "one of them"))
         if self.pair is not None and (self.score or self.chosen_anchor or self.rejected_anchor):
             raise ValueError(message(f"pair of {self.name}", "given in place of score and anchors", "both"))
-        taken = frozenset().union(*(_keywords(piece) for piece in self.pieces()))
+        taken = frozenset().union(*(keywords(piece) for piece in self.pieces()))
         unknown = frozenset().union(self.needs, *self.option_needs.values()) - frozenset(NEEDS)
         if unknown:
             raise ValueError(message(f"needs of {self.name}", f"among {', '.join(NEEDS)}", sorted(unknown)))
@@ -172,6 +182,11 @@ class Objective:
     def separates(self) -> bool:
         """Whether the loss is a link of a score margin plus anchors of single responses."""
         return self.pair is None
+
+    @property
+    def margin_link(self) -> Link | None:
+        """The link of the margin, also where scores depend on statistics of all pairs; None if there is none."""
+        return self.link if self.contrast is None else self.contrast.link
 
     def active(self, options: Mapping[str, Any]) -> list[str]:
         """Return the names of the hyperparameters that are read under these options, defaults for the others."""
@@ -250,37 +265,37 @@ class BoundObjective:
     @cached_property
     def score(self) -> Part:
         """The score of each chosen response; 0 when the loss consists of anchors alone."""
-        return self._bound(self.objective.score)
+        return self.bound(self.objective.score)
 
     @cached_property
     def rejected_score(self) -> Part:
         """The score of each rejected response."""
-        return self._bound(self.objective.rejected_score or self.objective.score)
+        return self.bound(self.objective.rejected_score or self.objective.score)
 
     @cached_property
     def implicit_reward(self) -> Part:
         """The reward that the objective implies for each response."""
-        return self._bound(self.objective.implicit_reward or self.objective.score)
+        return self.bound(self.objective.implicit_reward or self.objective.score)
 
     @cached_property
     def link(self) -> Part:
         """The link's value at each score margin; 0 when there is none."""
-        return self._bound(self.objective.link and self.objective.link.value)
+        return self.bound(self.objective.margin_link and self.objective.margin_link.value)
 
     @cached_property
     def slope(self) -> Part:
         """The link's slope at each score margin; 0 when there is none."""
-        return self._bound(self.objective.link and self.objective.link.slope)
+        return self.bound(self.objective.margin_link and self.objective.margin_link.slope)
 
     @cached_property
     def chosen_anchor(self) -> Part:
         """The term of each chosen response."""
-        return self._bound(self.objective.chosen_anchor)
+        return self.bound(self.objective.chosen_anchor)
 
     @cached_property
     def rejected_anchor(self) -> Part:
         """The term of each rejected response."""
-        return self._bound(self.objective.rejected_anchor)
+        return self.bound(self.objective.rejected_anchor)
 
     def __call__(self, pairs: Pairs) -> Tensor:
         """Return one loss per pair, in nats, of the pairs' shape.
@@ -289,7 +304,7 @@ class BoundObjective:
             ValueError: if the objective needs a quantity that the pairs do not have.
         """
         if self.objective.pair is not None:
-            return self._bound(self.objective.pair)(pairs)
+            return self.bound(self.objective.pair)(pairs)
         margin = self.score(pairs.chosen) - self.rejected_score(pairs.rejected)
         anchors = self.chosen_anchor(pairs.chosen) + self.rejected_anchor(pairs.rejected)
         return self.link(margin) + anchors
@@ -298,17 +313,37 @@ class BoundObjective:
         values = "".join(f", {name}={value!r}" for name, value in self.hyperparameters.items())
         return f"objective({self.name!r}{values})"
 
-    def pull_back(self, part: Part, responses: Responses, weights: Tensor) -> Tensor:
-        """Return Σ w · d part / d log π for each response: by the part's slope, or by automatic differentiation."""
-        derivative = getattr(part, "slope", None)
-        if derivative is not None:
-            return self._bound(derivative)(responses) * weights
-        with torch.enable_grad():
-            leaf = responses.log_pi.detach().requires_grad_()
-            values = self._bound(part)(replace(responses, log_pi=leaf))
-        return torch.autograd.grad(values, leaf, weights)[0]
+    def take(self, rows: Tensor) -> "BoundObjective":
+        """Return some of the runs of a stacked objective, whose numbers are tensors [R, 1, 1]."""
+        taken = {name: x[rows] if isinstance(x, Tensor) else x for name, x in self.hyperparameters.items()}
+        return BoundObjective(self.objective, taken)
 
-    def _bound(self, piece: Part | None) -> Part:
+    @property
+    def link_corner(self) -> Any:
+        """The margin at which the link's slope jumps upwards, or None."""
+        corner = self.objective.margin_link and self.objective.margin_link.corner
+        return None if corner is None else self.bound(corner)()
+
+    def slope_of(self, part: Part, responses: Responses) -> Callable[[Tensor], Tensor]:
+        """Return d part / d log π as a function of log π: the part's slope, or its automatic derivative."""
+        derivative = getattr(part, "slope", None)
+
+        def slope(log_pi: Tensor) -> Tensor:
+            if derivative is not None:
+                return self.bound(derivative)(replace(responses, log_pi=log_pi)) + torch.zeros_like(log_pi)
+            values, *pull = torch.func.vjp(lambda x: self.bound(part)(replace(responses, log_pi=x)), log_pi)
+            return pull[0](torch.ones_like(values))[0]
+
+        return slope
+
+    def pull_back(self, part: Part, responses: Responses, weights: Tensor) -> Tensor:
+        """Return Σ w · d part / d log π for each response."""
+        derivative = getattr(part, "slope", None)
+        if derivative is not None:  # not yet broadcast to all responses
+            return self.bound(derivative)(responses) * weights
+        return self.slope_of(part, responses)(responses.log_pi) * weights
+
+    def bound(self, piece: Callable[..., Any] | None) -> Callable[..., Any]:
         """Bind the hyperparameters that a piece takes; a piece that is not there is 0."""
         if piece is None:
             return _zero
@@ -316,13 +351,13 @@ class BoundObjective:
             # one that the options leave unread keeps its default, which the piece ignores
             taken = {
                 name: self.hyperparameters.get(name, self.objective.parameters[name].default)
-                for name in _keywords(piece)
+                for name in keywords(piece)
             }
             self._partials[piece] = partial(piece, **taken)
         return self._partials[piece]
 
     @cached_property
-    def _partials(self) -> dict[Part, Part]:
+    def _partials(self) -> dict[Callable[..., Any], Callable[..., Any]]:
         return {}
 
 
@@ -334,44 +369,4 @@ def _options(loss: BoundObjective) -> list[str]:
     return [name for name in loss.hyperparameters if loss.objective.parameters[name].is_option]
 
 
-def stack(losses: Sequence[BoundObjective], dtype: torch.dtype) -> BoundObjective:
-    """Join bindings of one objective into one whose numbers are tensors [R, 1, 1], one entry per run.
-
-    Raises:
-        ValueError: if they differ in the objective or in an option that is not a number.
-    """
-    first = losses[0]
-    if any(group_key(loss) != group_key(first) for loss in losses):
-        raise ValueError(message("losses", "of one objective with the same named options", losses))
-    options = first.options
-    stacked = {
-        name: options[name]
-        if name in options
-        else _column(name, [float(loss.hyperparameters[name]) for loss in losses], dtype)
-        for name in first.hyperparameters
-    }
-    return BoundObjective(first.objective, stacked)
-
-
-def _column(name: str, values: list[float], dtype: torch.dtype) -> Tensor:
-    """Return one value per run, [R, 1, 1]; refuse what the dtype would turn into 0 or infinity."""
-    column = torch.tensor(values, dtype=dtype)
-    for value, held in zip(values, column.tolist(), strict=True):
-        if math.isinf(held) or (value != 0.0 and held == 0.0):
-            raise ValueError(message(name, f"a number that {dtype} can hold", value, 'Use dtype="float64".'))
-    return column[:, None, None]
-
-
-def group_key(loss: BoundObjective) -> tuple[str, ...]:
-    """Return what two losses must share to be evaluated in one call: the objective and its named options."""
-    options = (f"{name}={value}" for name, value in loss.options.items())
-    return (loss.name, str(id(loss.objective)), *options)  # a user's record may bear a known name
-
-
-def _keywords(piece: Callable[..., Tensor]) -> frozenset[str]:
-    """The names of a piece's keyword-only arguments."""
-    parameters = inspect.signature(piece).parameters.values()
-    return frozenset(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
-
-
-__all__ = ["BOOLEAN", "NEEDS", "BoundObjective", "Objective", "Parameter", "Part", "group_key", "slope", "stack"]
+__all__ = ["BOOLEAN", "NEEDS", "BoundObjective", "Objective", "Parameter", "Part", "slope"]

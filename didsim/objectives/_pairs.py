@@ -189,6 +189,15 @@ class Pairs:
         spread = torch.where(variance > 0, variance, 1.0).sqrt()
         return torch.where(variance > 0, spread, 0.0)
 
+    def difference(self, part: Callable[[Responses], Tensor]) -> Tensor:
+        """Return part(y_w) − part(y_l), one number per pair."""
+        return part(self.chosen) - part(self.rejected)
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """Return (v − mean v)/std v over all pairs; 0 where all are equal."""
+        std = self.std(values)
+        return torch.where(std > 0, (values - self.mean(values)) / torch.where(std > 0, std, 1.0), 0.0)
+
     def quantile_coupling(self, x: Tensor, y: Tensor, cost: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Couple two values per pair by their ranks, and return the cost that falls on each pair.
 

@@ -36,6 +36,7 @@ from didsim.objectives._links import LOGISTIC
 from didsim.objectives._log_ratio import scaled_log_ratio
 from didsim.objectives._math import scaled, softplus_neg, stop_gradient
 from didsim.objectives._objective import Objective, Parameter
+from didsim.objectives._pair_functions import Jumps
 from didsim.objectives._pairs import Pairs, Responses
 
 
@@ -112,14 +113,25 @@ def tilt_effect(y: Responses, exponent: float | Tensor) -> Tensor:
     return change - tokens.total(tokens.sums.log_tilt(exponent))
 
 
-def adaptive_beta_dpo(pairs: Pairs, *, beta: float | Tensor, epsilon: float | Tensor) -> Tensor:
-    """S(β/(1+εs) D), where s says whether the pair's margin rises or falls with ε."""
+def tilt_switches(pairs: Pairs, *, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return two numbers per pair, per unit of ε: the first is positive where z₊ > z > z₋, the second in reverse."""
     up, down = (
         tilt_effect(pairs.chosen, exponent) - tilt_effect(pairs.rejected, exponent) for exponent in (epsilon, -epsilon)
     )
-    # z₊ > z > z₋, or the reverse; booleans carry no gradient, hence nothing has to be stopped
-    sign = ((up > 0) & (down < 0)).to(up.dtype) - ((up < 0) & (down > 0)).to(up.dtype)
-    return softplus_neg(beta / (1.0 + epsilon * sign) * (pairs.chosen.log_ratio - pairs.rejected.log_ratio))
+    size = torch.as_tensor(epsilon, dtype=up.dtype)
+    unit = torch.where(size > 0, size, 1.0)
+    return torch.minimum(up, -down) / unit, torch.minimum(-up, down) / unit
+
+
+def adaptive_logistic(
+    pairs: Pairs, rises: Tensor, falls: Tensor, *, beta: float | Tensor, epsilon: float | Tensor
+) -> Tensor:
+    """S(β/(1+εs) D), s = rises − falls."""
+    difference = pairs.chosen.log_ratio - pairs.rejected.log_ratio
+    return softplus_neg(beta / (1.0 + epsilon * (rises - falls)) * difference)
+
+
+TILT = Jumps(tilt_switches, adaptive_logistic)
 
 
 def self_likelihood(y: Responses) -> Tensor:
@@ -226,7 +238,8 @@ EPSILON_DPO = Objective(
         "beta": Parameter(0.01, POSITIVE, (0.01,), "scale β of the implicit reward"),
         "epsilon": Parameter(0.01, Interval(0.0, 1.0, closed_low=True), (0.005, 0.01, 0.02), "step ε of the tilt"),
     },
-    pair=adaptive_beta_dpo,
+    pair=TILT.pair,
+    jumps=TILT,
     implicit_reward=scaled_log_ratio,
     needs=VOCABULARY,
     conventions=(

@@ -1,8 +1,9 @@
 """Drawing on DataFrames: styles, curves with bands, and files with reproducible bytes."""
 
 from didsim.plotting import _backend  # noqa: F401 - must come before anything that imports matplotlib
-from didsim.plotting._curves import draw_band, draw_objectives, label_ends, spread
+from didsim.plotting._curves import draw_band, draw_levels, draw_objectives, label_ends, spread
 from didsim.plotting._render import FORMATS, render
+from didsim.plotting._solutions import Picture, solution_picture
 from didsim.plotting._style import OBJECTIVE_LOOK, OKABE_ITO, STYLES, objective_look
 
 __all__ = [
@@ -10,10 +11,13 @@ __all__ = [
     "OBJECTIVE_LOOK",
     "OKABE_ITO",
     "STYLES",
+    "Picture",
     "draw_band",
+    "draw_levels",
     "draw_objectives",
     "label_ends",
     "objective_look",
     "render",
+    "solution_picture",
     "spread",
 ]

@@ -44,15 +44,35 @@ def draw_objectives(axes: Axes, points: pd.DataFrame) -> None:
     axes.margins(x=0)
 
 
-def label_ends(axes: Axes) -> None:
+def draw_levels(axes: Axes, points: pd.DataFrame) -> None:
+    """Draw a dashed line across for each objective in the column `series`: where training would end.
+
+    A level below `LOWEST_LEVEL` is 0 to rounding, which a logarithmic axis cannot show, and none is drawn.
+    """
+    for name, level in points.groupby("series", sort=False):
+        height = float(level["mean"].iloc[0])
+        if height >= LOWEST_LEVEL:
+            colour, _, _ = objective_look(str(name))
+            axes.axhline(height, color=colour, linestyle=(0, (6, 3)), linewidth=0.6, alpha=0.8, zorder=1)
+
+
+LOWEST_LEVEL = 1e-12
+"""A distance in nats that is 0 to rounding."""
+
+
+def label_ends(axes: Axes, line_height: float = LINE_HEIGHT) -> None:
     """Write the label of each line to the right of its end, moved apart where labels would overlap.
 
     The limits of the axes must be final.
+
+    Args:
+        axes: where the lines are.
+        line_height: the least distance between two labels, in font sizes; letters with indices need more.
     """
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     wanted = {line: _height_of(axes, float(np.asarray(line.get_ydata())[-1])) for line in lines}
     ordered = sorted(lines, key=lambda line: wanted[line])
-    places = spread([wanted[line] for line in ordered], LINE_HEIGHT * rcParams["font.size"] / _points_high(axes))
+    places = spread([wanted[line] for line in ordered], line_height * rcParams["font.size"] / _points_high(axes))
     for line, place in zip(ordered, places, strict=True):
         axes.annotate(
             str(line.get_label()),

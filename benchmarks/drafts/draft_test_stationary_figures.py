@@ -1,0 +1,229 @@
+"""What the figures of stationary policies say, from small runs of their own and from tables made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from didsim import OBJECTIVES, Problem, js, objective, solve
+from didsim.experiment import load_experiment, seeds
+from didsim.objectives import IMPLEMENTATIONS
+from didsim.plotting import FORMATS, render
+
+STATIONARY = load_experiment("stationary")
+ENDS = load_experiment("training_ends")
+KINDS = {"converged", "boundary", "continuum", "unsolved"}
+
+
+def solved(name, tau=4.0, **changes):
+    """Return the rows of one cell of `stationary`, of few classes and seeds."""
+    given = {"objective": name, "tau": tau, "seed": seeds(4), "num_classes": 5, "tuning_seeds": 2}
+    return STATIONARY.module.run_cell({**given, **changes})
+
+
+def values(rows, quantity):
+    return rows[rows["quantity"] == quantity].set_index("seed")["value"]
+
+
+def trained(name, **changes):
+    """Return the rows of one cell of `training_ends`."""
+    given = {
+        "objective": name,
+        "seed": seeds(2),
+        "num_classes": 4,
+        "tau": 2.0,
+        "steps": 300,
+        "learning_rate": 1e-2,
+    }
+    return ENDS.module.run_cell({**given, **changes})
+
+
+def svg(experiment, frame):
+    return render(lambda axes: experiment.module.draw(frame, axes), experiment.spec.panels, (5, 4), ("svg",))["svg"]
+
+
+# --- stationary -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", [STATIONARY.spec, ENDS.spec])
+def test_every_objective_that_comes_with_didsim_is_in_the_full_plan(plan):
+    assert plan.axes["objective"] == tuple(IMPLEMENTATIONS)
+    assert set(IMPLEMENTATIONS) <= set(OBJECTIVES)
+
+
+def test_the_quick_plan_is_a_part_of_the_full_one():
+    for plan in (STATIONARY.spec, ENDS.spec):
+        assert set(plan.quick["objective"]) < set(plan.axes["objective"])
+
+
+def test_dpo_is_exact_and_the_log_pi_reward_is_the_did():
+    assert values(solved("dpo"), "js_target").max() < 1e-20
+    assert values(solved("log_pi"), "js_did").max() < 1e-20
+
+
+def test_distances_are_those_of_the_solver_for_every_seed():
+    rows = solved("cal_dpo")
+    beta = float(rows["hyperparameters"].iloc[0].removeprefix("beta=").split()[0])
+    for seed in seeds(4):
+        problem = Problem.from_temperature(5, 4.0, seed)
+        policy = solve(problem, objective("cal_dpo", beta=beta), starts=1).policy
+        assert values(rows, "js_target")[seed] == pytest.approx(float(js(problem.target, policy)), rel=1e-9)
+        assert values(rows, "js_did")[seed] == pytest.approx(float(js(problem.did, policy)), rel=1e-9)
+
+
+def test_the_point_of_the_grid_is_the_best_one_for_the_seeds_it_is_tuned_on():
+    rows = solved("simpo", seed=seeds(2))
+    chosen = values(rows, "js_target").mean()
+    for point in OBJECTIVES["simpo"].grid():
+        problems = [Problem.from_temperature(5, 4.0, seed) for seed in seeds(2)]
+        others = [solve(problem, objective("simpo", **point), starts=1) for problem in problems]
+        distance = np.mean([float(js(one.problem.target, one.policy)) for one in others])
+        assert chosen <= distance * (1.0 + 1e-9)
+
+
+def test_points_that_tie_up_to_rounding_leave_the_first_of_the_grid():
+    point = next(iter(OBJECTIVES["r_dpo"].grid()))
+    wanted = objective("r_dpo", **point).hyperparameters
+    written = dict(part.split("=") for part in solved("r_dpo")["hyperparameters"].iloc[0].split())
+    assert float(written["alpha"]) == wanted["alpha"]
+
+
+def test_the_kinds_of_a_point_are_shares():
+    rows = solved("kto")
+    kinds = rows[rows["quantity"].isin(KINDS)]
+    assert set(kinds["quantity"]) == KINDS
+    assert (kinds.groupby("seed")["value"].sum() == 1.0).all()
+
+
+def test_an_objective_without_an_isolated_solution_has_no_distance():
+    rows = solved("dpo_pg")
+    assert set(rows["quantity"]) == KINDS
+    assert not {"js_target", "js_did"} & set(STATIONARY.module.summarise(rows)["quantity"])
+
+
+def table(*points):
+    """Return a summary as `stationary` draws it: (objective, τ, kind, JS to the target, JS to q)."""
+    rows = []
+    for name, tau, kind, target, did in points:
+        measured = {"js_target": target, "js_did": did} if target is not None else {}
+        for quantity, mean in {**measured, **{one: float(one == kind) for one in KINDS}}.items():
+            rows.append({"panel": "", "series": name, "quantity": quantity, "x": tau, "mean": mean})
+    frame = pd.DataFrame(rows)
+    return frame.assign(lo=frame["mean"], hi=frame["mean"], n=2, band="", hyperparameters="")
+
+
+def words(frame):
+    """Return what stands in the cells of the left panel, row by row, and the order of the rows."""
+    seen = {}
+
+    def look(axes):
+        STATIONARY.module.draw(frame, axes)
+        axis = axes.flat[0]
+        seen["rows"] = [label.get_text() for label in axis.get_yticklabels()]
+        seen["cells"] = [text.get_text() for text in axis.texts]
+
+    render(look, (1, 2), (5, 4), ("svg",))
+    return seen
+
+
+def test_a_table_shows_exactness_limits_and_what_has_no_solution():
+    frame = table(
+        ("simpo", 2.0, "boundary", 0.031, 0.2),
+        ("dpo_pg", 2.0, "continuum", None, None),
+        ("dpo", 2.0, "converged", 0.0, 2e-5),
+        ("robust_dpo", 2.0, "unsolved", None, None),
+    )
+    seen = words(frame)
+    assert seen["rows"] == ["DPO", "SimPO", "rDPO", "DPO-PG"]
+    assert seen["cells"] == ["exact", "0.031 ∂", "none", "none ~"]
+
+
+def test_objectives_are_ordered_by_the_mean_logarithm_of_their_distance():
+    frame = table(
+        *(("simpo", tau, "converged", 0.01, 0.2) for tau in (0.5, 2.0)),
+        *(("orpo", tau, "converged", value, 0.2) for tau, value in ((0.5, 0.5), (2.0, 1e-5))),
+    )
+    assert words(frame)["rows"] == ["ORPO", "SimPO"]
+
+
+def test_a_table_without_distances_is_no_summary_of_this_figure():
+    with pytest.raises(KeyError):
+        svg(STATIONARY, table(("dpo", 2.0, "converged", 0.1, 0.1)).query("quantity == 'js_did'"))
+
+
+# --- training_ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dpo", "orpo"])
+def test_training_comes_nearer_to_the_solver_and_ends_in_noise(name):
+    rows = trained(name, steps=1500)
+    means = rows[rows["quantity"] == "js_solver"].groupby("step")["value"].mean()
+    noise = values(rows, "js_noise").mean()
+    assert list(means.index) == [0, 150, 1500]
+    assert means.iloc[0] > 10.0 * means.iloc[-1]
+    assert means.iloc[-1] < 20.0 * noise < 1e-3
+
+
+def test_training_starts_at_the_distance_from_the_reference():
+    rows = trained("dpo")
+    start = rows[(rows["quantity"] == "js_solver") & (rows["step"] == 0)].set_index("seed")["value"]
+    for seed in seeds(2):
+        problem = Problem.from_temperature(4, 2.0, seed)
+        assert start[seed] == pytest.approx(float(js(problem.target, problem.reference)), rel=1e-5)
+
+
+def test_objectives_that_look_at_the_batch_are_trained_in_expectation_too():
+    ends = values(trained("alpha_dpo", steps=1500), "js_population")
+    assert list(ends.index) == list(seeds(2))
+    assert (ends < 1e-5).all()
+    assert "js_population" not in set(trained("dpo")["quantity"])
+
+
+def test_an_objective_without_an_isolated_solution_is_not_trained():
+    assert set(trained("dpo_pg", num_classes=8)["quantity"]) == KINDS
+
+
+def ends_table(values_):
+    """Return a summary as `training_ends` draws it."""
+    rows = [
+        {"series": "dpo", "quantity": "js_solver", "x": step, "mean": value}
+        for step, value in zip((0, 10, 100), values_, strict=True)
+    ]
+    rows.append({"series": "dpo", "quantity": "js_noise", "x": 100, "mean": values_[-1]})
+    for name, kind in (("dpo", "converged"), ("dpo_pg", "continuum")):
+        rows += [{"series": name, "quantity": one, "x": 100, "mean": float(one == kind)} for one in sorted(KINDS)]
+    frame = pd.DataFrame(rows)
+    return frame.assign(panel="", lo=frame["mean"], hi=frame["mean"], n=2, band="", hyperparameters="")
+
+
+def drawn(frame):
+    """Return the labels of the ticks and the words of the ends that are drawn, and where the dots are."""
+    seen = {}
+
+    def look(axes):
+        ENDS.module.draw(frame, axes)
+        axis = axes.flat[0]
+        seen["ticks"] = [label.get_text() for label in axis.get_xticklabels()]
+        seen["words"] = [text.get_text() for text in axis.texts]
+        seen["places"] = [float(x) for line in axis.get_lines() for x in line.get_xdata()]
+        seen["limits"] = axis.get_xlim()
+
+    render(look, (1, 1), (5, 4), ("svg",))
+    return seen
+
+
+@pytest.mark.parametrize("last", [0.0, 1e-20, 1e-6])
+def test_no_dot_vanishes_from_the_logarithmic_axis(last):
+    seen = drawn(ends_table((0.1, 0.01, last)))
+    low, high = seen["limits"]
+    assert len(seen["places"]) == 4
+    assert all(low <= place <= high for place in seen["places"])
+    assert ("<1e−12" in seen["ticks"]) == (last < 1e-12)
+
+
+def test_why_there_is_nothing_to_compare_with_is_said():
+    assert drawn(ends_table((0.1, 0.01, 1e-4)))["words"] == ["none: not isolated for 100% of the seeds"]
+
+
+def test_files_are_drawn_in_all_formats():
+    files = render(lambda axes: ENDS.module.draw(ends_table((0.1, 0.01, 0.0)), axes), (1, 1), (5, 4), FORMATS)
+    assert set(files) == set(FORMATS)
