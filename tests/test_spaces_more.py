@@ -287,7 +287,9 @@ def test_float32_holds_a_prompt_whose_weight_it_would_round_to_zero():
             "token_weights.'weights'. must be numbers that torch.float32 can hold",
         ),
         (
-            lambda p: train(Problem.from_temperature(10**6), objective("dpo"), mode="population", path="table", steps=1),
+            lambda p: train(
+                Problem.from_temperature(10**6), objective("dpo"), mode="population", path="table", steps=1
+            ),
             'memory of the batch must be below .* or mode="sampled" with path="auto"',
         ),
         (

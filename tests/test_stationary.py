@@ -560,6 +560,7 @@ def test_the_same_seed_gives_the_same_bytes():
     assert (one.residual, one.newton_step, one.eigenvalue) == (other.residual, other.newton_step, other.eigenvalue)
 
 
+@pytest.mark.slow
 def test_random_starts_follow_the_seed():
     problem = Problem.from_temperature(4, tau=2.0, seed=3)
     found = [solve(problem, objective("aot_unpaired"), starts=6, seed=seed) for seed in (0, 0, 1)]

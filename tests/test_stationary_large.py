@@ -168,7 +168,7 @@ def test_solutions_without_a_table_are_those_with_one(name, monkeypatch):
     assert_same_solution(found, wanted)
 
 
-@pytest.mark.parametrize("name", ["dpo", "alpha_dpo", "kto"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("alpha_dpo", marks=pytest.mark.slow), "kto"])
 def test_prompts_are_solved_without_a_table_too(name, monkeypatch):
     problem, loss = Problem.from_temperature(10, 2.0, 1, num_prompts=3), objective(name)
     wanted = solve(problem, loss, starts=1)
