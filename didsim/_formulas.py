@@ -187,7 +187,7 @@ def sppo(problem: Problem, *, beta: float) -> Policy | None:
     alive, log_ref = np.isfinite(r), _log_ref(problem)
     target = _divided(np.where(alive, r, 0.0), 2.0 * beta, "beta")
     share = log_ref - np.where(alive, log_sum, 0.0)
-    log_m = np.asarray(logsumexp(np.where(alive, log_ref + target, -np.inf), axis=-1))
+    log_m = logsumexp(np.where(alive, log_ref + target, -np.inf), axis=-1)
     if np.any(log_m < -SUM_ROUNDING):
         return None
     return normalised(lambda t: log_ref + target - wrightomega(target + share - t), r)

@@ -111,7 +111,7 @@ def power(level: FloatArray, exponent: float, offset: Any = 0.0, rate: Any = 1.0
         edge = np.where(alive, level, np.inf).min(axis=-1, keepdims=True)
     with np.errstate(divide="ignore", over="ignore"):
         distance = np.log(np.where(alive, np.abs(exponent * (level - edge)), 1.0))
-        least = np.asarray(logsumexp(np.where(alive, offset + rate * distance / exponent, -np.inf), axis=-1))
+        least = logsumexp(np.where(alive, offset + rate * distance / exponent, -np.inf), axis=-1)
     if exponent > 0.0 and np.any(least >= 0.0):
         return None
     return normalised(lambda s: offset + rate * np.logaddexp(exponent * s, distance) / exponent, level)
@@ -145,7 +145,7 @@ def tree(
         log_weights = log_ref + gain + values
         log_pi = log_softmax(log_weights, axis=-1)
         mean = expectation(np.exp(log_pi if reverse else log_ref), gain + values)
-        value = (1.0 - alpha) * np.asarray(logsumexp(log_weights, axis=-1)) + alpha * mean
+        value = (1.0 - alpha) * logsumexp(log_weights, axis=-1) + alpha * mean
         inside = lengths > step
         values[:, contexts[inside, step - 1], actions[inside, step - 1]] = value[:, contexts[inside, step]]
     log_pi = log_softmax(log_ref + gain + values, axis=-1)

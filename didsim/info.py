@@ -79,7 +79,7 @@ def renyi(p: Distribution, q: Distribution, alpha: float) -> FloatArray:
     x = (1.0 - order) * np.subtract(log_q, log_p, out=np.zeros(supported.shape), where=supported)
     near = np.clip(x, -1.0, 1.0)
     close = np.log1p(expectation(np.exp(log_p), np.expm1(near)))
-    apart = np.asarray(logsumexp(np.where(supported, log_p + x, -np.inf), axis=-1))
+    apart = logsumexp(np.where(supported, log_p + x, -np.inf), axis=-1)
     return np.where(np.all(near == x, axis=-1), close, apart) / (order - 1.0)
 
 

@@ -183,7 +183,6 @@ def advance(field: Field, march: March, rows: Tensor) -> None:
         moved, worth = _search(part, unknowns, step)
     else:
         moved, worth = unknowns + step, _left_over(part, equations, unknowns + step, step, time)
-    if not part.is_ramped:
         halfway = (part.gradient(unknowns + 0.5 * step) * step).sum(1)
         worth = torch.where(halfway <= 0.0, worth, torch.inf)  # else the step leads over a hill
     accepted = fine & (worth <= ACCURATE) & equations.are_positive(time)

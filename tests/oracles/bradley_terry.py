@@ -38,7 +38,7 @@ def newton_scores(chosen, rejected, num_classes, tolerance=1e-13):
 
 def choix_scores(chosen, rejected, num_classes, method="opt_pairwise"):
     """By choix: `opt_pairwise` without regularisation, or `ilsr_pairwise`. Skip the test where it is missing."""
-    choix = pytest.importorskip("choix")
+    choix = pytest.importorskip("choix", reason="choix comes with the extra 'parity'")
     pairs = [(int(i), int(j)) for i, j in zip(chosen, rejected, strict=True) if i != j]
     settings = {"alpha": 0.0, "tol": 1e-13, "max_iter": 10_000}
     scores = np.asarray(getattr(choix, method)(num_classes, pairs, **settings))
@@ -47,7 +47,7 @@ def choix_scores(chosen, rejected, num_classes, method="opt_pairwise"):
 
 def sklearn_scores(chosen, rejected, num_classes):
     """By scikit-learn: logistic regression of who won on e_w − e_l, the last score 0. Skip where it is missing."""
-    linear_model = pytest.importorskip("sklearn.linear_model")
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn comes with the extra 'parity'")
     rows = np.eye(num_classes)[np.asarray(chosen)] - np.eye(num_classes)[np.asarray(rejected)]
     # each pair in both directions: there have to be two labels
     design, labels = np.concatenate([rows, -rows])[:, :-1], np.repeat([1, 0], len(rows))
