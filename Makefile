@@ -36,11 +36,12 @@ $(VENV)/.ready-dev: $(INPUTS) | $(VENV)/bin/python
 reproduce: $(VENV)/.ready
 	$(BIN)/didsim reproduce
 
+# two processes of one thread each; a file's tests stay together, since they share fixtures
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

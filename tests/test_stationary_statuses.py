@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from didsim.policy import Policy
 from didsim.preference import PreferenceDataset, Problem
 from didsim.spaces import Sequences
 from didsim.stationary import Solution, solve, solve_many
+from didsim.stationary._dense import DenseEquations
+from didsim.stationary._settle import settle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
 """PyTorch compiles a few derivatives when the first tangent is asked for."""
@@ -419,3 +422,55 @@ def test_survivors_and_policies_have_the_shape_of_the_problem():
         problem = Problem.from_temperature(3, tau=2.0, seed=3, num_prompts=prompts)
         solution = solve(problem, objective(name), starts=1)
         assert solution.policy.log_probs.shape == solution.survivors.shape == problem.reference.log_probs.shape
+
+
+@dataclass(frozen=True)
+class Replicator:
+    """A field of three responses of fitness 1, 0, and 3 π_0 − 1: the last may live once the first one does."""
+
+    allowed: torch.Tensor
+
+    is_gradient = is_ramped = has_corners = False
+
+    def take(self, rows):
+        return replace(self, allowed=self.allowed[rows])
+
+    def freeze(self, unknowns, dead):
+        return replace(self, allowed=self.allowed & ~dead)
+
+    @property
+    def scale(self):
+        return self.allowed.double().clamp(min=1.0)
+
+    @property
+    def shifts(self):
+        return self.allowed.double().unsqueeze(2)
+
+    def log_pi(self, unknowns):
+        return torch.log_softmax(unknowns, dim=1)
+
+    def choices(self, unknowns):
+        return self.log_pi(unknowns)
+
+    def change(self, unknowns, step):
+        return step - (self.log_pi(unknowns).exp() * step).sum(1, keepdim=True)
+
+    def gradient(self, unknowns):
+        pi = self.log_pi(unknowns).exp()
+        fitness = torch.stack([torch.ones_like(pi[:, 0]), torch.zeros_like(pi[:, 0]), 3.0 * pi[:, 0] - 1.0], dim=1)
+        return -pi * (fitness - (pi * fitness).sum(1, keepdim=True))
+
+    def linearise(self, unknowns):
+        return self.gradient(unknowns), torch.func.jacfwd(lambda x: self.gradient(x[None])[0])(unknowns[0])[None]
+
+    def equations(self, unknowns):
+        return DenseEquations.of(self, unknowns)
+
+
+def test_a_response_that_died_out_too_early_comes_back():
+    field = Replicator(torch.ones(1, 3, dtype=torch.bool))
+    rest = settle(field, torch.tensor([[-12.0, 0.0, -40.0]], dtype=torch.float64))  # the last one falls at first
+    assert rest.march.settled.all()
+    assert rest.dead.tolist() == [[False, True, False]]
+    probs = field.log_pi(rest.march.unknowns).exp()
+    torch.testing.assert_close(probs, torch.tensor([[2 / 3, 0.0, 1 / 3]], dtype=torch.float64), rtol=0.0, atol=1e-9)

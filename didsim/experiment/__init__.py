@@ -6,10 +6,22 @@ from didsim.experiment._resolver import MAIN, Experiment, known_experiments, loa
 from didsim.experiment._runner import Cell, plan_cells, run_cells
 from didsim.experiment._spec import MAX_SEEDS, Spec, seeds
 from didsim.experiment._store import output_directory, write_atomic
-from didsim.experiment._tuning import RULES, grid, select_tuned, solve_grid, stationary_levels, train_grid
+from didsim.experiment._tuning import (
+    KINDS,
+    RULES,
+    describe,
+    grid,
+    is_isolated,
+    kind_of,
+    select_tuned,
+    solve_grid,
+    stationary_levels,
+    train_grid,
+)
 
 __all__ = [
     "BAND",
+    "KINDS",
     "MAIN",
     "MAX_SEEDS",
     "RULES",
@@ -17,8 +29,11 @@ __all__ = [
     "Experiment",
     "Spec",
     "bootstrap_mean",
+    "describe",
     "grid",
     "headline_table",
+    "is_isolated",
+    "kind_of",
     "known_experiments",
     "load_experiment",
     "mean_bands",

@@ -9,7 +9,7 @@ from didsim.experiment._estimates import mean_bands
 from didsim.info import js
 from didsim.objectives import OBJECTIVES, BoundObjective
 from didsim.preference import Problem
-from didsim.stationary import solve_many
+from didsim.stationary import Solution, solve_many
 
 RULES = ("minimum", "final")
 """How the best hyperparameters are chosen: by the smallest JS(π*‖π) over training (the paper), or the last."""
@@ -92,9 +92,25 @@ def stationary_levels(rows: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     return mean_bands(solved, ["rule", *run], "js_target")
 
 
+KINDS = ("converged", "boundary", "continuum", "unsolved")
+"""What the solver may say of a problem: its status, with problems whose stationary policies are not isolated apart."""
+
+
+def kind_of(solution: Solution) -> str:
+    """Return which of `KINDS` a solution is; the first two are isolated policies or limits."""
+    if solution.continuum:
+        return "continuum"
+    return "unsolved" if solution.status == "no-stationary-point" else solution.status
+
+
+def is_isolated(solution: Solution) -> bool:
+    """Return whether a solution is one policy, inside the simplex or on its boundary."""
+    return kind_of(solution) in ("converged", "boundary")
+
+
 def describe(loss: BoundObjective) -> str:
-    """Return the hyperparameters of a loss as text, such as ``beta=2.0 gamma=0.5``."""
-    return " ".join(f"{name}={value}" for name, value in loss.hyperparameters.items())
+    """Return the hyperparameters of a loss as text, such as ``beta=2.0 gamma=0.5``; "(none)" where it has none."""
+    return " ".join(f"{name}={value}" for name, value in loss.hyperparameters.items()) or "(none)"
 
 
 def select_tuned(rows: pd.DataFrame) -> pd.DataFrame:

@@ -151,7 +151,10 @@ class LargeField:
         zeros = group.policies.next_log_ref.new_zeros(1, group.policies.num_parameters)
         pairs = weights.independent_pairs(group.snapshot(zeros), group.streams)
         allowed = ~excluded.reshape(1, -1)
-        return cls(group.loss, pairs, allowed, _pace(group.loss, pairs).reshape(allowed.shape))
+        field = cls(group.loss, pairs, allowed, _pace(group.loss, pairs).reshape(allowed.shape))
+        # normalised as every policy, so that at π_ref log-ratios are 0 to the last digit, and their variance with them
+        log_ref = field.log_pi(pairs.responses.reference.reshape(allowed.shape)).reshape(pairs.chosen.shape)
+        return replace(field, pairs=replace(pairs, responses=replace(pairs.responses, log_ref=log_ref)))
 
     def take(self, rows: Tensor) -> "LargeField":
         """Return the only row."""

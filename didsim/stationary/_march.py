@@ -32,9 +32,9 @@ FIRST_TIME, LONGEST = 1.0, 1e30
 STUCK, NUDGE = 1e-8, 1e-6
 """A time step below which the field must jump, and how far a step then leads, in nats."""
 
-AIM, SHRINK, GROWTH = 0.4, 0.1, 30.0
-"""What may be left of the field after a step (Newton's method leaves 1/e of e^(−x)) for the time step to grow, and by
-how much it changes at most."""
+AIM, SHRINK, REJECTED, GROWTH = 0.4, 0.1, 0.2, 30.0
+"""What may be left of the field after a step (Newton's method leaves 1/e of e^(−x)) for the time step to grow, by how
+much it shrinks at most, and at least after a step that is not taken, and by how much it grows at most."""
 
 FARTHEST, HALVINGS, OVERSHOOT = 10.0, 20, 0.3
 """How far a step leads at most, in nats, where ramps may leave the field without a slope; how often it is halved, and
@@ -187,9 +187,11 @@ def advance(field: Field, march: March, rows: Tensor) -> None:
         worth = torch.where(halfway <= 0.0, worth, torch.inf)  # else the step leads over a hill
     accepted = fine & (worth <= ACCURATE) & equations.are_positive(time)
     stuck = ~accepted & (time < STUCK)  # where the field jumps no step is accurate: a short one leaves the jump
-    march.unknowns[rows] -= torch.where(stuck[:, None], NUDGE * equations.right / equations.root, 0.0)
+    push = equations.right * equations.root / torch.where(part.scale > 0, part.scale, 1.0)
+    march.unknowns[rows] -= torch.where(stuck[:, None], NUDGE * push, 0.0)
     factor = (AIM / worth).nan_to_num(SHRINK).clamp(SHRINK, GROWTH)
-    time = torch.where(stuck, FIRST_TIME, time * torch.where(accepted, factor.clamp(min=1.0), factor.clamp(max=0.5)))
+    factor = torch.where(accepted, factor.clamp(min=1.0), factor.clamp(max=REJECTED))
+    time = torch.where(stuck, FIRST_TIME, time * factor)
     march.time[rows] = time.clamp(max=LONGEST)
     keep = march.settled[rows] | ~accepted
     march.unknowns[rows] = torch.where(keep[:, None], march.unknowns[rows], moved)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from didsim.stationary._march import FIRST_TIME, RESIDUAL, Field, March, advance
 
-MOST_ITERATIONS = 250
+MOST_ITERATIONS, MOST_NEAR = 250, 600
+"""How many steps are taken, and how many where the residual is small: rare responses come to rest a nat at a time."""
 
 NEARLY_GONE = -16.0
 """A choice of log-probability below this that is still falling is tried at probability 0."""
@@ -68,8 +69,9 @@ def settle(field: Simplex, start: Tensor, gone: Tensor | None = None, time: floa
     dead = torch.zeros_like(start, dtype=torch.bool) if gone is None else gone.clone()
     continuum, waited = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
     free, frozen = field, field if gone is None else field.freeze(start, dead)
-    for iteration in range(MOST_ITERATIONS):
-        open_rows = torch.nonzero(~march.settled & (continuum == 0))[:, 0]
+    for iteration in range(MOST_NEAR):
+        hopeful = (march.residual <= RESIDUAL) | (iteration < MOST_ITERATIONS)
+        open_rows = torch.nonzero(~march.settled & (continuum == 0) & hopeful)[:, 0]
         if len(open_rows) == 0:
             break
         advance(frozen, march, open_rows)

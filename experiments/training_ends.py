@@ -8,7 +8,7 @@ from matplotlib import rcParams
 from matplotlib.ticker import NullLocator
 
 from didsim import Problem, js, objective, train_many
-from didsim.experiment import Spec, mean_bands, seeds
+from didsim.experiment import KINDS, Spec, describe, is_isolated, kind_of, mean_bands, seeds
 from didsim.objectives import IMPLEMENTATIONS
 from didsim.plotting import OKABE_ITO, objective_look
 from didsim.stationary import solve_many
@@ -55,7 +55,6 @@ _OF_A_BATCH = ("alpha_dpo", "beta_dpo", "aot", "aot_unpaired", "dpo_pg")
 _OTHER_DRAWS = 10_000
 """Added to a seed: the draws of the second training."""
 
-_KINDS = ("converged", "boundary", "continuum", "unsolved")
 _EXACT = 1e-12
 
 
@@ -67,14 +66,14 @@ def run_cell(params):
     pairs = list(zip(problems, solutions, strict=True))
     rows = []
     for seed, solution in zip(params["seed"], solutions, strict=True):
-        kind = _kind(solution)
-        rows += [(seed, name, steps, float(name == kind)) for name in _KINDS]
-    if all(_kind(solution) in ("converged", "boundary") for solution in solutions):
+        kind = kind_of(solution)
+        rows += [(seed, name, steps, float(name == kind)) for name in KINDS]
+    if all(map(is_isolated, solutions)):
         # with the solution as their target, problems are the same to training, and js_target is what is asked for
         aimed = [replace(problem, target=solution.policy) for problem, solution in pairs]
         rows += _trained(aimed, loss, params)
     frame = pd.DataFrame(rows, columns=["seed", "quantity", "step", "value"])
-    return frame.assign(objective=params["objective"], hyperparameters=_describe(loss))
+    return frame.assign(objective=params["objective"], hyperparameters=describe(loss))
 
 
 def _trained(problems, loss, params):
@@ -97,22 +96,13 @@ def _trained(problems, loss, params):
         for at in (0, 1, -1)
     ]
     for one, history, other in zip(seed, first, second, strict=True):
-        rows.append((one, "js_noise", steps, 0.5 * float(js(history.policy, other.policy))))
+        if history.policy is not None and other.policy is not None:
+            rows.append((one, "js_noise", steps, 0.5 * float(js(history.policy, other.policy))))
     if loss.name in _OF_A_BATCH:
         exact = train_many(jobs, mode="population", dtype="float64", **shared)
         ends = [float(history.metrics["js_target"][-1]) for history in exact]
         rows += [(one, "js_population", steps, end) for one, end in zip(seed, ends, strict=True)]
     return rows
-
-
-def _kind(solution):
-    if solution.continuum:
-        return "continuum"
-    return "unsolved" if solution.status == "no-stationary-point" else solution.status
-
-
-def _describe(loss):
-    return " ".join(f"{name}={value}" for name, value in loss.hyperparameters.items()) or "(none)"
 
 
 def summarise(df):
@@ -131,7 +121,7 @@ def draw(df, axes):
     tables = dict(list(df.groupby("quantity")))
     distances = tables["js_solver"]
     ends = distances[distances["x"] == distances["x"].max()].set_index("series")["mean"]
-    shares = df.pivot_table(index="series", columns="quantity", values="mean", aggfunc="last")[list(_KINDS)]
+    shares = df.pivot_table(index="series", columns="quantity", values="mean", aggfunc="last")[list(KINDS)]
     looks = {name: number for number, name in enumerate(IMPLEMENTATIONS)}
     order = sorted(shares.index, key=lambda name: (ends.get(name, np.inf), looks.get(name, len(looks))))
     heights = {name: float(row) for row, name in enumerate(order)}

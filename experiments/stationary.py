@@ -6,7 +6,7 @@ from matplotlib import colormaps, rcParams
 from matplotlib.colors import LogNorm
 
 from didsim import Problem, js
-from didsim.experiment import Spec, grid, mean_bands, seeds
+from didsim.experiment import KINDS, Spec, describe, grid, is_isolated, kind_of, mean_bands, seeds
 from didsim.objectives import IMPLEMENTATIONS
 from didsim.plotting import objective_look
 from didsim.stationary import solve_many
@@ -54,30 +54,33 @@ _PALEST = 1e-4
 """A smaller divergence, but for rounding, has the palest colour: hardly any are."""
 
 _DISTANCES = {"js_target": "JS(π*‖π)", "js_did": "JS(q‖π)"}
-_KINDS = ("converged", "boundary", "continuum", "unsolved")
 
 
 def run_cell(params):
     """Tune one objective on the first seeds, then solve at what was chosen for all seeds."""
     problems = [Problem.from_temperature(params["num_classes"], params["tau"], seed) for seed in params["seed"]]
-    trial, rest = problems[: params["tuning_seeds"]], problems[params["tuning_seeds"] :]
-    losses = grid(params["objective"])
-    tried = _solve_all(trial, losses)
-    ranked = sorted(range(len(losses)), key=lambda point: _score(tried[point]))
-    candidates = [point for point in ranked if _complete(tried[point])]
-    for point in candidates or ranked[:1]:
-        solutions = tried[point] + _solve_all(rest, [losses[point]])[0]
-        if _complete(solutions):
-            break
+    count = params["tuning_seeds"]
+    loss, solutions = _tuned(grid(params["objective"]), problems[:count], problems[count:])
     rows = [
         (seed, quantity, value)
         for seed, solution in zip(params["seed"], solutions, strict=True)
         for quantity, value in _observe(solution, _complete(solutions)).items()
     ]
-    hyperparameters = " ".join(f"{name}={value}" for name, value in losses[point].hyperparameters.items())
     facts = {name: params[name] for name in ("tau", "objective")}
     frame = pd.DataFrame(rows, columns=["seed", "quantity", "value"])
-    return frame.assign(**facts, hyperparameters=hyperparameters or "(none)")
+    return frame.assign(**facts, hyperparameters=describe(loss))
+
+
+def _tuned(losses, trial, rest):
+    """Return the best loss that has a solution for every problem, and its solutions; if none has, the best of all."""
+    tried = _solve_all(trial, losses)
+    ranked = sorted(range(len(losses)), key=lambda point: _score(tried[point]))
+    found = []
+    for point in [point for point in ranked if _complete(tried[point])] or ranked[:1]:
+        found.append((losses[point], tried[point] + _solve_all(rest, [losses[point]])[0]))
+        if _complete(found[-1][1]):
+            return found[-1]
+    return found[0]
 
 
 def _solve_all(problems, losses):
@@ -87,19 +90,13 @@ def _solve_all(problems, losses):
     return [[next(solutions) for _ in problems] for _ in losses]
 
 
-def _kind(solution):
-    if solution.continuum:
-        return "continuum"
-    return "unsolved" if solution.status == "no-stationary-point" else solution.status
-
-
 def _complete(solutions):
-    return all(_kind(solution) in ("converged", "boundary") for solution in solutions)
+    return all(map(is_isolated, solutions))
 
 
 def _score(solutions):
     """Return what orders the points of a grid: how many problems are not solved, then the mean JS(π*‖π)."""
-    solved = [one for one in solutions if _kind(one) in ("converged", "boundary")]
+    solved = list(filter(is_isolated, solutions))
     distance = np.mean([float(js(one.problem.target, one.policy)) for one in solved]) if solved else 1.0
     # points that differ by rounding only tie, and the first of the grid comes first
     return len(solutions) - len(solved), float(f"{max(distance, _EXACT):.8e}")
@@ -107,7 +104,7 @@ def _score(solutions):
 
 def _observe(solution, complete):
     """Return what is recorded of a solution, by quantity."""
-    values = {name: float(name == _kind(solution)) for name in _KINDS}
+    values = {name: float(name == kind_of(solution)) for name in KINDS}
     if complete:
         values["js_target"] = float(js(solution.problem.target, solution.policy))
         values["js_did"] = float(js(solution.problem.did, solution.policy))
@@ -117,7 +114,7 @@ def _observe(solution, complete):
 def summarise(df):
     """Average over seeds."""
     points = mean_bands(df, ["tau", "objective", "hyperparameters", "quantity"], "value")
-    points["panel"] = points["quantity"].map(_DISTANCES).fillna("share of seeds")
+    points["panel"] = points["quantity"].map(lambda name: _DISTANCES.get(name, "share of seeds"))
     points = points.rename(columns={"objective": "series", "tau": "x"})
     return points[["panel", "series", "quantity", "x", "mean", "lo", "hi", "n", "band", "hyperparameters"]]
 
@@ -130,9 +127,10 @@ def draw(df, axes):
     order = _order(tables["js_target"], tables["converged"].index)
     taus = list(tables["converged"].columns)
     norm = LogNorm(_PALEST, np.log(2.0))
-    shares = {kind: tables[kind].reindex(index=order, columns=taus) for kind in _KINDS}
+    shares = {kind: tables[kind].reindex(index=order, columns=taus) for kind in KINDS}
+    meshes = []
     for axis, (name, title) in zip(axes.flat, _DISTANCES.items(), strict=True):
-        mesh = _draw_table(axis, tables[name].reindex(index=order, columns=taus), shares, norm)
+        meshes.append(_draw_table(axis, tables[name].reindex(index=order, columns=taus), shares, norm))
         axis.set_title(title)
         axis.set_xticks(np.arange(len(taus)), [f"{tau:g}" for tau in taus])
         axis.set_xlabel("τ")
@@ -140,9 +138,11 @@ def draw(df, axes):
         axis.tick_params(length=0)
         axis.set_yticks(np.arange(len(order)), [objective_look(one)[2] for one in order])
     axes.flat[1].tick_params(labelleft=False)
-    bar = axes.flat[0].figure.colorbar(mesh, ax=list(axes.flat), location="bottom", aspect=60, pad=0.01, extend="min")
+    bar = axes.flat[0].figure.colorbar(
+        meshes[0], ax=list(axes.flat), location="bottom", aspect=60, pad=0.01, extend="min"
+    )
     bar.set_label(
-        "nats, on a logarithmic scale; white: exact (below 1e−12)\n"
+        "JS [nats], on a logarithmic scale; white: exact (below 1e−12)\n"
         "∂: limit on the boundary; none: no solution for every seed (~: not isolated)"
     )
 
