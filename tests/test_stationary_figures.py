@@ -16,7 +16,7 @@ KINDS = {"converged", "boundary", "continuum", "unsolved"}
 
 def solved(name, tau=4.0, **changes):
     """Return the rows of one cell of `stationary`, of few classes and seeds."""
-    given = {"objective": name, "tau": tau, "seed": seeds(4), "num_classes": 5, "tuning_seeds": 2}
+    given = {"objective": name, "tau": tau, "seed": seeds(4), "num_classes": 5, "tuning_seeds": 2, "most_points": 12}
     return STATIONARY.module.run_cell({**given, **changes})
 
 

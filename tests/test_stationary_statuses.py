@@ -460,6 +460,9 @@ class Replicator:
         fitness = torch.stack([torch.ones_like(pi[:, 0]), torch.zeros_like(pi[:, 0]), 3.0 * pi[:, 0] - 1.0], dim=1)
         return -pi * (fitness - (pi * fitness).sum(1, keepdim=True))
 
+    def noise(self, unknowns):
+        return torch.zeros_like(unknowns)
+
     def linearise(self, unknowns):
         return self.gradient(unknowns), torch.func.jacfwd(lambda x: self.gradient(x[None])[0])(unknowns[0])[None]
 

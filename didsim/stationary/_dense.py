@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from didsim.stationary._march import Field
+from didsim.stationary._march import STEP, Field
 
 SINGULAR = 1e-13
 """An eigenvalue of the scaled Jacobian this small, relative to the largest, is 0 to rounding."""
@@ -87,11 +87,12 @@ class DenseEquations:
             return finite & (torch.linalg.cholesky_ex(0.5 * (shifted + shifted.mT)).info == 0)
         return finite & (torch.linalg.eigvals(shifted).real > 0).all(1)
 
-    def are_regular(self) -> Tensor:
-        """Return where J, off the shifts, has no null direction, so that the Newton step is the only one, [L]."""
+    def are_regular(self, noise: Tensor) -> Tensor:
+        """Return where J, off the shifts, has no null direction, and rounding of g moves no Newton step, [L]."""
         inverse, failed = torch.linalg.inv_ex(torch.where(self.matrix.isfinite(), self.matrix, 0.0))
         size = self.matrix.abs().amax((1, 2)) * inverse.abs().amax((1, 2))
-        return (failed == 0) & (size <= 1.0 / SINGULAR)
+        moved = (inverse.abs() @ (noise / self.root).unsqueeze(2))[..., 0] / self.root
+        return (failed == 0) & (size <= 1.0 / SINGULAR) & (moved.amax(1) <= STEP)
 
     def null_directions(self) -> Tensor:
         """Count the directions in which the field is 0 and stays so, [L]; 0 where it is not 0 along one of them."""

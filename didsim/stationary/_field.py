@@ -178,19 +178,36 @@ class ResponseField:
     def _responses(self, log_pi: Tensor) -> Responses:
         return Responses(log_pi, self.log_ref, self.length)
 
+    def noise(self, unknowns: Tensor) -> Tensor:
+        """Return how large the rounding of g is at most, [L, K]: that of the terms that it adds up."""
+        log_pi = self.log_pi(unknowns)
+        terms = self._terms(log_pi.unsqueeze(2))
+        size = sum((term.abs() for term in terms), torch.zeros_like(log_pi).unsqueeze(2))[..., 0]
+        return torch.finfo(size.dtype).eps * (size + log_pi.exp() * size.sum(1, keepdim=True))
+
     def _by_log_pi(self, log_pi: Tensor) -> Tensor:
         """Return G, [L, K], of log π [L, K, 1]."""
+        return sum(self._terms(log_pi), torch.zeros_like(log_pi))[..., 0]
+
+    def _terms(self, log_pi: Tensor) -> Iterator[Tensor]:
+        """Yield the terms of G, [L, K, 1]."""
         y, record = self._responses(log_pi), self.loss.objective
-        total = torch.zeros_like(log_pi)
         for part, mass in self._anchors():
-            total = total + mass * self.loss.slope_of(part, y)(log_pi)
+            yield mass * self.loss.slope_of(part, y)(log_pi)
         if record.score is not None:
             margin = self.loss.score(y) - self.loss.rejected_score(y).mT
-            slopes = self.weights * self._link_slope(margin)(margin)
+            slopes = self._pair_weights * self._link_slope(margin)(margin)
             s1 = self._score_slope(y)(log_pi)
             r1 = s1 if record.rejected_score is None else self.loss.slope_of(record.rejected_score, y)(log_pi)
-            total = total + s1 * slopes.sum(2, keepdim=True) - r1 * slopes.sum(1).unsqueeze(2)
-        return total[..., 0]
+            yield s1 * slopes.sum(2, keepdim=True)
+            yield -r1 * slopes.sum(1).unsqueeze(2)
+
+    @property
+    def _pair_weights(self) -> Tensor:
+        """The weights of pairs whose margin moves: of a response with itself it is 0, which would leave rounding."""
+        if self.loss.objective.rejected_score is not None:
+            return self.weights
+        return self.weights - torch.diag_embed(self.weights.diagonal(dim1=1, dim2=2))
 
     def _derivatives(self, log_pi: Tensor) -> tuple[Tensor, Tensor]:
         """Return G, [L, K], and dG/d log π, [L, K, K], of log π [L, K, 1], taken for free numbers."""
@@ -226,7 +243,7 @@ class ResponseField:
             _, by_rejected = with_derivative(lambda log_pi: loss.rejected_score(replace(y, log_pi=log_pi)), x)
         score, other = loss.score(y), loss.rejected_score(y)
         margin = score - other.mT
-        slopes, curvatures = (self.weights * part for part in with_derivative(self._link_slope(margin), margin))
+        slopes, curvatures = (self._pair_weights * part for part in with_derivative(self._link_slope(margin), margin))
         rows, columns = slopes.sum(2, keepdim=True), slopes.sum(1).unsqueeze(2)
         diagonal = s2 * rows - r2 * columns + s1 * by_chosen * curvatures.sum(2, keepdim=True)
         diagonal = diagonal + r1 * by_rejected * curvatures.sum(1).unsqueeze(2)

@@ -78,7 +78,7 @@ class KrylovEquations:
         step, fine = self.step(time) if self._last is None else self._last
         return fine & ((self.right * self.root * step).sum(1) < 0)
 
-    def are_regular(self) -> Tensor:
+    def are_regular(self, noise: Tensor) -> Tensor:
         """Return whether an equation of a random right side has a solution: evidence that no direction is null, [1]."""
         noise = torch.randn(self.right.shape, generator=torch.Generator().manual_seed(0), dtype=self.right.dtype)
         _, left = self._solve(noise, 0.0, CLOSELY)

@@ -205,6 +205,10 @@ class LargeField:
         """Return g, [L, X·K], also at several places at once."""
         return torch.cat([self._field(row, HeldSums(self._sums)) for row in unknowns.split(1)])
 
+    def noise(self, unknowns: Tensor) -> Tensor:
+        """Return 0: the terms that are added up are not known apart, [L, D]."""
+        return torch.zeros_like(unknowns)
+
     def equations(self, unknowns: Tensor) -> KrylovEquations:
         """Return Newton's equations, whose matrix is only applied."""
         held = HeldSums(self._sums)

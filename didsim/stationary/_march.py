@@ -80,6 +80,10 @@ class Field(Protocol):
         """Return g, [L, D]."""
         ...
 
+    def noise(self, unknowns: Tensor) -> Tensor:
+        """Return how large the rounding of g is at most, [L, D]; 0 where it is not known."""
+        ...
+
     def equations(self, unknowns: Tensor) -> "Equations":
         """Return Newton's equations of all rows."""
         ...
@@ -152,8 +156,8 @@ class Equations(Protocol):
         """Return where C/δ + J is positive, so that the step goes the way of the flow, [L]."""
         ...
 
-    def are_regular(self) -> Tensor:
-        """Return where J, off the shifts, has no null direction, so that the Newton step is the only one, [L]."""
+    def are_regular(self, noise: Tensor) -> Tensor:
+        """Return where J, off the shifts, has no null direction, and rounding of g moves no Newton step, [L]."""
         ...
 
     def null_directions(self) -> Tensor:
@@ -232,7 +236,7 @@ def _settle(field: Field, equations: Equations, march: March, rows: Tensor, near
     march.newton_step[rows] = torch.where(near, torch.where(fine, change, torch.inf), march.newton_step[rows])
     settled = near & fine & (change <= STEP)
     if bool(settled.any()):
-        settled &= equations.are_regular()
+        settled &= equations.are_regular(field.noise(unknowns))
     march.settled[rows] = settled
     improved = settled & (relative_residual(field, field.gradient(unknowns + step)) <= march.residual[rows])
     march.unknowns[rows] = torch.where(improved[:, None], unknowns + step, unknowns)

@@ -39,6 +39,10 @@ class PlainField:
     is_gradient = False
     """Stopped terms and gradient rules make fields that are the gradient of nothing."""
 
+    def noise(self, unknowns: Tensor) -> Tensor:
+        """Return 0: the terms that are added up are not known apart, [L, D]."""
+        return torch.zeros_like(unknowns)
+
     def equations(self, unknowns: Tensor) -> DenseEquations:
         """Return Newton's equations of all rows."""
         return DenseEquations.of(self, unknowns)

@@ -20,9 +20,6 @@ DEPTHS = (20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1e4)
 GRAVE = 1e6
 """How far below 0 the log-probability of a dead choice is kept, in nats."""
 
-MOST_ALONE = 2**20
-"""So many choices to be tried, times all choices, are tried one by one; more of them all at once."""
-
 BURIALS = (6, 12, 18, 24, 32, 48, 64, 96, 128, 192)
 """The steps after which choices that may die are looked at, which takes many evaluations of the field."""
 
@@ -70,7 +67,7 @@ def settle(field: Simplex, start: Tensor, gone: Tensor | None = None, time: floa
     continuum, waited = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
     free, frozen = field, field if gone is None else field.freeze(start, dead)
     for iteration in range(MOST_NEAR):
-        hopeful = (march.residual <= RESIDUAL) | (iteration < MOST_ITERATIONS)
+        hopeful = ((march.residual <= RESIDUAL) & (not field.is_ramped)) | (iteration < MOST_ITERATIONS)
         open_rows = torch.nonzero(~march.settled & (continuum == 0) & hopeful)[:, 0]
         if len(open_rows) == 0:
             break
@@ -118,18 +115,19 @@ def _returning(field: Simplex, unknowns: Tensor, choices: Tensor, row: int) -> T
     One does that rises at some depth, alone, while the others stay dead. All do if together they rise at some depth:
     what they do to one another cancels, and what is left is the push of those that live.
     """
-    together = [_moved(field, unknowns, choices, row, depth) for depth in DEPTHS]
-    part = field.take(torch.tensor([row]))
-    pushes = torch.stack([part.gradient(at[None])[0][choices].sum() for at in together])
-    if bool((pushes < 0).any()) or not bool((pushes > 0).any()):
+    depths = torch.tensor(DEPTHS, dtype=unknowns.dtype)[:, None]
+    part, at = field.take(torch.full((len(depths),), row)), unknowns.expand(len(depths), -1)
+    buried = torch.where(choices, _at_depth(part, at, depths), at)
+    pushes, rounding = (values[:, choices].sum(1) for values in (part.gradient(buried), part.noise(buried)))
+    if bool((pushes < 0).any()) or not bool((pushes > rounding).any()):
         return choices
     numbers = choices.nonzero()[:, 0]
-    alone = torch.nn.functional.one_hot(numbers, len(choices)).bool()
-    part, many = field.take(torch.full_like(numbers, row)), unknowns.expand(len(numbers), -1)
-    gradients = torch.stack(
-        [part.gradient(torch.where(alone, _at_depth(part, many, depth), many))[alone] for depth in DEPTHS]
-    )
-    stays = (gradients >= 0).all(0) & (gradients > 0).any(0)
+    alone = torch.nn.functional.one_hot(numbers, len(choices)).bool().repeat(len(depths), 1)
+    part, at = field.take(torch.full((len(alone),), row)), unknowns.expand(len(alone), -1)
+    moved = torch.where(alone, _at_depth(part, at, depths.repeat_interleave(len(numbers), 0)), at)
+    shape = len(depths), len(numbers)
+    pushes, rounding = (values[alone].reshape(shape) for values in (part.gradient(moved), part.noise(moved)))
+    stays = (pushes >= 0).all(0) & (pushes > rounding).any(0)
     return torch.zeros_like(choices).index_put((numbers,), ~stays)
 
 
@@ -139,7 +137,7 @@ def _moved(field: Simplex, unknowns: Tensor, choices: Tensor, row: int, depth: f
     return torch.where(choices, at, unknowns)
 
 
-def _at_depth(field: Simplex, unknowns: Tensor, depth: float) -> Tensor:
+def _at_depth(field: Simplex, unknowns: Tensor, depth: float | Tensor) -> Tensor:
     """Return the unknowns that would give each choice a log-probability of about −depth."""
     return unknowns - field.choices(unknowns) - depth
 

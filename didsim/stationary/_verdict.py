@@ -6,6 +6,7 @@ from didsim._arrays import BoolArray
 from didsim.engine import Job
 from didsim.policy import Policy
 from didsim.stationary._attempts import Attempt
+from didsim.stationary._march import RESIDUAL
 from didsim.stationary._solution import Solution, named
 
 SAME = 1e-6
@@ -71,6 +72,11 @@ def _sentence(first: Attempt, status: str, allowed: BoolArray, starts: int, othe
         return (
             f"Stationary policies are not isolated: around this one they form a set of {dimensions}, and the problem "
             "does not say at which of them training ends."
+        )
+    if status == "no-stationary-point" and first.residual <= RESIDUAL:
+        return (
+            "None was found: around here the field is nearly 0, and float64 does not resolve where exactly: a Newton "
+            f"step may still lead {first.newton_step:.1e} nats (asked: 1e-8), or rounding moves it by as much."
         )
     if status == "no-stationary-point":
         return (
