@@ -126,7 +126,7 @@ class Simplex:
         return (weights / weights.sum(axis=-1, keepdims=True)).tolist()
 
     def simpler(self, value: Any) -> Iterator[Any]:
-        """Yield positive fractions of small denominators."""
+        """Yield positive fractions of small denominators, up to that of the value itself."""
         probs = np.asarray(value, dtype=float)
         for denominator in ROUND:
             parts = np.maximum(np.round(probs * denominator), 1.0)
@@ -134,7 +134,10 @@ class Simplex:
             rest = denominator - parts.sum(axis=-1, keepdims=True)
             np.put_along_axis(parts, largest, np.take_along_axis(parts, largest, -1) + rest, -1)
             if (parts > 0).all():
-                yield (parts / denominator).tolist()
+                fractions = (parts / denominator).tolist()
+                if fractions == value:
+                    return  # further ones are not simpler: shrinking would go to and fro between them
+                yield fractions
 
 
 LEAST = 60.0
@@ -163,15 +166,19 @@ class Reals:
         return values if np.isinf(self.low) else np.log(values - self.low)
 
     def value(self, numbers: FloatArray, shape: tuple[int, ...]) -> Any:
-        """Return the numbers themselves."""
-        values = numbers if np.isinf(self.low) else self.low + np.exp(np.clip(numbers, -LEAST, LEAST))
-        return values.reshape(shape).tolist()
+        """Return the numbers themselves, above `low` even where rounding would end at it."""
+        if np.isinf(self.low):
+            return numbers.reshape(shape).tolist()
+        values = self.low + np.exp(np.clip(numbers, -LEAST, LEAST))
+        return np.maximum(values, np.nextafter(self.low, np.inf)).reshape(shape).tolist()
 
     def simpler(self, value: Any) -> Iterator[Any]:
-        """Yield numbers of few digits."""
+        """Yield numbers of fewer digits."""
         values = np.asarray(value, dtype=float)
         for digits in (0, 1, 2, 3):
-            rounded = np.round(values, digits)
+            rounded = np.round(values, digits) + 0.0  # 0 and not −0
+            if (rounded == values).all():
+                return
             if (rounded > self.low).all():
                 yield rounded.tolist()
 
@@ -209,7 +216,7 @@ def without(fields: Mapping[str, Field], instance: Instance, size: str, index: i
     """Return an instance with one class, prompt, … less; probabilities are normalised again."""
     smaller = {**instance, size: instance[size] - 1}
     for name, field in fields.items():
-        values = np.asarray(instance[name], dtype=float) if size in field.sizes else None
+        values = np.asarray(instance[name]) if size in field.sizes else None
         for axis, axis_size in enumerate(field.sizes):
             if values is not None and axis_size == size:
                 values = np.delete(values, index, axis=axis)

@@ -20,6 +20,7 @@ from didsim.claims import (
     _mi_extended,
     _mi_prior,
     _mi_recovers,
+    _recovery,
     _rmipo,
     _stationary,
 )
@@ -43,6 +44,7 @@ GROUPS = (
     _alpha,
     _rmipo,
     _stationary,
+    _recovery,
     _across,
 )
 """One module for each group of theorems, in the order of the papers."""

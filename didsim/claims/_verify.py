@@ -9,6 +9,7 @@ import numpy as np
 from didsim._checks import check_integer
 from didsim.claims._claim import Claim, Result
 from didsim.claims._fields import Instance, draw
+from didsim.preference import MAX_SEED
 
 DRAWS = 200
 """The default number of random instances of an ordinary claim."""
@@ -27,7 +28,7 @@ def residual_of(claim: Claim, instance: Instance) -> float:
 
 def rng_of(claim: Claim, seed: int) -> np.random.Generator:
     """Return the random numbers of a claim, which do not depend on what else is checked."""
-    return np.random.default_rng([seed, zlib.crc32(claim.name.encode())])
+    return np.random.default_rng([check_integer("seed", seed, 0, MAX_SEED), zlib.crc32(claim.name.encode())])
 
 
 def draw_instance(claim: Claim, rng: np.random.Generator) -> Instance:
@@ -67,7 +68,7 @@ def check_claim(claim: Claim, draws: int = DRAWS, seed: int = 0, more: Iterable[
     worst = int(np.argmax(residuals))
     violated = residuals[worst] > claim.tolerance
     shown = 0 if known and residuals[0] > claim.tolerance else worst  # the saved one is the easiest to read
-    control = residual_of(claim, claim.control.instance)
+    control = float(claim.check(claim.control.instance))  # a control that is not a number has not failed
     verdict = _verdict(claim, residuals[worst], max(inside, default=math.inf), control)
     return Result(
         claim=claim,

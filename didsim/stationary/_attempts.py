@@ -125,7 +125,7 @@ def _look_beside(field: PlainField, rest: Rest, seed: int) -> None:
         rest.march.settled[rows] &= ~elsewhere
 
 
-BESIDE, BESIDE_BY = 6, 1e-3
+BESIDE, BESIDE_BY = 3, 1e-3
 """How often, and how far beside a zero, a flow is started that should come back."""
 
 
