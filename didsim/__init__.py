@@ -50,9 +50,12 @@ _HOME = {
     "predicted_error": "didsim.identification",
     "bayes_accuracy": "didsim.identification",
     "closed_form": "didsim.optima",
+    "CLAIMS": "didsim.claims",
+    "verify": "didsim.claims",
 }
 
 __all__ = [
+    "CLAIMS",
     "METRICS",
     "OBJECTIVES",
     "PRIORS",
@@ -94,9 +97,11 @@ __all__ = [
     "train",
     "train_many",
     "tv",
+    "verify",
 ]
 
 if TYPE_CHECKING:
+    from didsim.claims import CLAIMS, verify
     from didsim.differential import did, ideal_rejected, power_law
     from didsim.doctor import check_loss
     from didsim.engine import (

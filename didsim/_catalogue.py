@@ -22,6 +22,13 @@ def _list_figures() -> tuple[Rows, str]:
     return _listed(["name", "shows", "counterpart of", "minutes"], rows)
 
 
+def _list_claims() -> tuple[Rows, str]:
+    from didsim import CLAIMS
+
+    rows: list[list[object]] = [[c.name, c.source, c.verdict, c.statement] for c in CLAIMS.values()]
+    return _listed(["name", "source", "recorded verdict", "statement"], rows)
+
+
 def _list_objectives() -> tuple[Rows, str]:
     from didsim import OBJECTIVES
 
@@ -109,6 +116,7 @@ def _list_metrics() -> tuple[Rows, str]:
 
 LISTS: dict[str, Callable[[], tuple[Rows, str]]] = {
     "figures": _list_figures,
+    "claims": _list_claims,
     "objectives": _list_objectives,
     "priors": _list_priors,
     "metrics": _list_metrics,

@@ -38,6 +38,7 @@ from didsim._terminal import (
     table,
     usage_errors,
 )
+from didsim._verifying import verify
 from didsim.errors import BadDataError
 
 WELCOME = """didsim: a laboratory for the theory of direct preference optimisation.
@@ -73,6 +74,7 @@ def cli(ctx: click.Context) -> None:
 
 
 cli.add_command(solve)
+cli.add_command(verify)
 
 OUT = click.option(
     "--out",
@@ -86,7 +88,7 @@ OUT = click.option(
 @command("didsim list figures", "didsim list objectives --json", name="list")
 @click.argument("kind", type=click.Choice(list(LISTS)), required=False)
 def list_(kind: str | None) -> None:
-    """Name what exists: figures, objectives by what they need, priors, metrics."""
+    """Name what exists: figures, claims, objectives by what they need, priors, metrics."""
     kinds = [kind] if kind else list(LISTS)
     lists = {name: LISTS[name]() for name in kinds}
     blocks = [(f"{name}\n" if len(kinds) > 1 else "") + text for name, (_, text) in lists.items()]

@@ -27,10 +27,12 @@ SPEC = Spec(
         "for some seeds the solver names a limit on the boundary of the simplex, which training approaches without "
         "arriving. Crosses: the same training with exact expectations, for objectives whose sampled gradient is a "
         "function of the whole batch and so need not have the population's mean. The lowest line of the axis holds "
-        "whatever is below 1e-12. none: no isolated solution for every seed, hence nothing to compare with. Most "
-        "objectives end at their noise, α-DPO too, whose batch of 512 shows no bias above it. ε-DPO, WPO, SimPER, "
-        "TDPO1, TIS-DPO, SparsePO and LD-DPO are still on their way: their solutions are the farthest from π_ref. "
-        "DPOP's is π_ref itself, up to 1e-12."
+        "whatever is below 1e-12. none: no isolated solution for some seeds, with their share; hence nothing to "
+        "compare with. Most objectives end at their noise, α-DPO too, whose batch of 512 shows no bias above it. "
+        "ε-DPO, WPO, SimPER, TDPO1, TIS-DPO, SparsePO and LD-DPO are still on their way: their solutions are the "
+        "farthest from π_ref. DPOP's is π_ref itself, up to 1e-12. DiscoPOP's loss has several local minima. AOT "
+        "leaves the solver's policy, with exact expectations too: its field has a zero there that training does not "
+        "come to."
     ),
     alt=(
         "A row for each objective with dots on a logarithmic axis: for most of them the divergence falls from about "
@@ -187,4 +189,4 @@ def _draw_markers(axis, rows, heights, floor, look):
 def _why_none(share):
     """Say why there is nothing to compare with."""
     lacking = {"not isolated": share["continuum"], "not found": share["unsolved"]}
-    return "none: " + ", ".join(f"{why} for {part:.0%} of the seeds" for why, part in lacking.items() if part > 0.0)
+    return "none: " + ", ".join(f"{part:.0%} {why}" for why, part in lacking.items() if part > 0.0)

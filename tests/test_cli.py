@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import Outcome
 
-from didsim import METRICS, OBJECTIVES, PRIORS, __version__
+from didsim import CLAIMS, METRICS, OBJECTIVES, PRIORS, __version__
 from didsim._catalogue import GROUPS
 from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, screen_width, table
 from didsim.cli import WELCOME, cli, main
@@ -147,6 +147,9 @@ COMMANDS = {
     "train": TRAIN,
     "solve": ("solve", "dpo", "--num-classes", "4"),
     "solve --grid": ("solve", "dpo", "--num-classes", "4", "--grid", "beta=0.5,1"),
+    "list claims": ("list", "claims"),
+    "verify": ("verify", "mi.eq-*", "--draws", "5"),
+    "verify --replay": ("verify", "--replay", "instance.json"),
     "reproduce": ("reproduce", "mine.py"),
     "reproduce --dry-run": ("reproduce", "--dry-run"),
     "check-loss": ("check-loss", "didsim.doctor:example_loss"),
@@ -157,8 +160,10 @@ COMMANDS = {
 
 @pytest.fixture
 def furnished(here, fig4):
-    """A directory that holds an experiment of the user's and the CSV of a figure."""
+    """A directory that holds an experiment of the user's, an instance of a claim, and the CSV of a figure."""
     (here / "mine.py").write_text(MINE)
+    instance = CLAIMS["did.thm-3.3"].control.instance
+    (here / "instance.json").write_text(json.dumps({"claim": "did.thm-3.3", "instance": instance}))
     shutil.copy(fig4 / "fig4.csv", here)
 
 
@@ -263,7 +268,9 @@ NUMERIC = [
 
 @pytest.mark.parametrize(("command", "option", "kind", "value"), NUMERIC)
 def test_a_bad_number_is_refused_with_what_is_accepted(run, command, option, kind, value):
-    arguments = {"train": ["train", "dpo"], "solve": ["solve", "dpo"], "reproduce": ["reproduce", "fig4"]}[command]
+    arguments = {"train": ["train", "dpo"], "solve": ["solve", "dpo"], "reproduce": ["reproduce", "fig4"]}.get(
+        command, [command]
+    )
     done = run(*arguments, f"{option}={value}")
     accepted = f"from {kind.low} to {kind.high}" if isinstance(kind, Whole) else f"a finite number in {kind.interval}"
     if len(value) < 4000:
@@ -287,6 +294,8 @@ def test_there_are_numeric_options_to_try():
         ("solve", "--starts"),
         ("reproduce", "--seeds"),
         ("reproduce", "--jobs"),
+        ("verify", "--draws"),
+        ("verify", "--seed"),
     }
 
 
@@ -383,7 +392,7 @@ class TestHyperparameters:
         (["train", "dpo", "--optimiser", "rmspropp"], "Did you mean rmsprop?"),
         (["train", "dpo", "--schedule", "cosin"], "Did you mean cosine?"),
         (["train", "dpo", "--stepz", "3"], "--steps"),
-        (["list", "figure"], "'figures', 'objectives', 'priors', 'metrics'"),
+        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics'"),
         (["train", "dpo", "--world", "real"], "'did'"),
         (["train", "dpo", "--mode", "dataset"], "'sampled', 'population'"),
         (["train", "dpo", "--dtype", "float16"], "'float32', 'float64'"),
@@ -418,12 +427,13 @@ class TestList:
         names = {kind: [row["name"] for row in lists[kind]] for kind in lists if kind != "schema_version"}
         assert names == {
             "figures": list(known_experiments()),
+            "claims": list(CLAIMS),
             "objectives": list(OBJECTIVES),
             "priors": list(PRIORS),
             "metrics": list(METRICS),
         }
 
-    @pytest.mark.parametrize("kind", ["figures", "objectives", "priors", "metrics"])
+    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics"])
     def test_one_kind_is_the_same_part_of_all(self, run, kind):
         assert document(run("list", kind, "--json").stdout)[kind] == document(run("list", "--json").stdout)[kind]
         assert run("list", kind).stdout.strip() in run("list").stdout
@@ -433,7 +443,7 @@ class TestList:
             assert row["counterpart of"]
             assert row["minutes"] > 0
 
-    @pytest.mark.parametrize(("kind", "names"), [("priors", PRIORS), ("metrics", METRICS)])
+    @pytest.mark.parametrize(("kind", "names"), [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS)])
     def test_a_line_of_text_stands_for_each_row(self, run, kind, names):
         lines = run("list", kind).stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["name", *names]
@@ -474,6 +484,12 @@ class TestList:
     def test_the_needs_of_an_objective_are_those_under_its_defaults(self, run):
         for row in document(run("list", "objectives", "--json").stdout)["objectives"]:
             assert row["needs"] == sorted(objective(row["name"]).needs)
+
+    def test_claims_have_a_source_a_verdict_and_a_statement(self, run):
+        for row in document(run("list", "claims", "--json").stdout)["claims"]:
+            claim = CLAIMS[row["name"]]
+            assert (row["source"], row["recorded verdict"]) == (claim.source, claim.verdict)
+            assert row["statement"] == claim.statement
 
     def test_priors_say_what_they_recover_and_need(self, run):
         for row in document(run("list", "priors", "--json").stdout)["priors"]:

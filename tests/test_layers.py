@@ -23,10 +23,22 @@ LAYER_1 = (
     *("identification", "_formulas", "_scores"),
 )
 BELOW_THE_TOP = (
-    *(*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "doctor", "engine", "stationary", "experiment", "plotting"),
+    *(
+        *LAYER_0,
+        *LAYER_1,
+        "objectives",
+        "torch_bridge",
+        "doctor",
+        "engine",
+        "stationary",
+        "claims",
+        "experiment",
+        "plotting",
+    ),
 )
-HELPERS = ("_terminal", "_arguments", "_catalogue", "_findings", "_pictures")
-"""What the commands are made of."""
+HELPERS = ("_terminal", "_arguments", "_catalogue", "_findings", "_pictures", "_replaying", "_report")
+COMMANDS = ("_solving", "_verifying")
+"""What the commands are made of, and the modules of one command each."""
 
 EXACT = frozenset({"numpy", "scipy"})
 
@@ -51,6 +63,10 @@ LAYERS = {
     "stationary": Layer(
         (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine", "stationary"), EXACT | frozenset({"torch"})
     ),
+    "claims": Layer(
+        (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine", "stationary", "claims"),
+        EXACT | frozenset({"torch"}),
+    ),
     "plotting": Layer((*LAYER_0, "plotting"), EXACT | frozenset({"pandas", "matplotlib"})),
     "experiment": Layer(("", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "filelock"})),
     "lessons": Layer(("", "lessons", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "matplotlib", "torch"})),
@@ -59,9 +75,12 @@ LAYERS = {
     "_arguments": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset({"click"})),
     "_findings": Layer(("_terminal", *BELOW_THE_TOP), frozenset({"numpy", "pandas"})),
     "_pictures": Layer(("errors", "experiment", "plotting"), frozenset()),
+    "_replaying": Layer(("claims", "errors", "_checks"), frozenset({"numpy"})),
+    "_report": Layer(("", "plotting"), frozenset()),
+    "_verifying": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "_solving": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
-    "cli": Layer(("", "_solving", *HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
-    "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary"), frozenset()),
+    "cli": Layer(("", *COMMANDS, *HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
+    "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary", "claims"), frozenset()),
 }
 
 
@@ -147,6 +166,9 @@ def test_a_module_imports_only_what_its_layer_allows(module):
         ("didsim.engine._loop", "from didsim.stationary import solve"),
         ("didsim.stationary._solve", "import pandas"),
         ("didsim.stationary._solve", "from didsim.plotting import render"),
+        ("didsim.claims._alpha", "import pandas"),
+        ("didsim.claims._alpha", "from didsim.experiment import Spec"),
+        ("didsim.stationary._solve", "from didsim.claims import verify"),
         ("didsim.torch_bridge", "from didsim.engine import train"),
         ("didsim.plotting._curves", "from didsim.engine import METRICS"),
         ("didsim.plotting._curves", "import torch.nn"),
@@ -164,12 +186,12 @@ def test_nothing_imports_the_command_line():
     assert importers == []
 
 
-def test_numpy_and_torch_meet_in_one_module_only():
+def test_numpy_and_torch_meet_in_one_module_only_and_in_the_checks_that_compare_them():
     def roots(path):
         return {name.split(".")[0] for name in imported(path.read_text("utf-8"))}
 
     meeting = [module for module, path in FILES.items() if {"numpy", "torch"} <= roots(path)]
-    assert meeting == ["didsim.torch_bridge"]
+    assert [module for module in meeting if part_of(module) != "claims"] == ["didsim.torch_bridge"]
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -187,7 +209,7 @@ def private_imports(module: str) -> set[str]:
 
 
 def test_the_command_line_uses_public_modules_and_its_own_helpers():
-    helpers = {f"didsim.{name}" for name in (*HELPERS, "_solving")}
+    helpers = {f"didsim.{name}" for name in (*HELPERS, *COMMANDS)}
     assert private_imports("didsim.cli") <= helpers
     for name in helpers:
         assert private_imports(name) <= {*helpers, "didsim._checks"}, name
@@ -202,7 +224,7 @@ def test_the_command_line_takes_only_public_names():
     tree = ast.parse(FILES["didsim.cli"].read_text("utf-8"))
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and is_ours(str(node.module))]
     for node in froms:
-        if str(node.module).removeprefix("didsim.") not in (*HELPERS, "_solving"):
+        if str(node.module).removeprefix("didsim.") not in (*HELPERS, *COMMANDS):
             module = importlib.import_module(str(node.module))
             public = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
             assert {alias.name for alias in node.names} <= {*public, "__version__"}, node.module
@@ -261,6 +283,7 @@ def test_no_module_has_the_name_of_a_public_function():
         "import sys, didsim.cli; sys.argv = ['didsim']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'reproduce', '--help']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'solve', '--help']; run()",
+        "import sys, didsim.cli; sys.argv = ['didsim', 'verify', '--help']; run()",
     ],
 )
 def test_heavy_libraries_stay_unloaded(code):

@@ -477,3 +477,16 @@ def test_a_response_that_died_out_too_early_comes_back():
     assert rest.dead.tolist() == [[False, True, False]]
     probs = field.log_pi(rest.march.unknowns).exp()
     torch.testing.assert_close(probs, torch.tensor([[2 / 3, 0.0, 1 / 3]], dtype=torch.float64), rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "options"), [("dpo", {}), ("simpo", {"gamma": 0.0}), ("log_pi", {})])
+def test_what_rounding_hides_is_not_called_solved(name, options):
+    """At such temperatures log-probabilities fall below −100, and pairs that pull on them weigh less than 1e-40."""
+    loss = objective(name, **options)
+    jobs = [(Problem.from_temperature(4, tau, seed), loss) for tau in (0.05, 0.1, 0.5) for seed in range(20)]
+    solutions = solve_many(jobs, starts=1)
+    assert {solution.status for solution in solutions} == {"converged", "no-stationary-point"}
+    for (problem, _), solution in zip(jobs, solutions, strict=True):
+        if solution.status == "converged":
+            exact = closed_form(problem, loss).log_probs
+            np.testing.assert_allclose(solution.policy.log_probs, exact, rtol=0.0, atol=1e-7)

@@ -18,8 +18,7 @@ from didsim.claims._alpha_pairs import (
 from didsim.claims._claim import Claim, Control
 from didsim.claims._common import BETA, IDENTITY, ROUNDING
 from didsim.claims._fields import Choice, Count, Instance, Reals, Simplex
-from didsim.objectives import Pairs, Responses, objective
-from didsim.objectives._adaptive import reward_margin
+from didsim.objectives import Pairs, Responses, objective, reward_margin
 from didsim.policy import Policy
 from didsim.preference import preference_probabilities
 

@@ -10,8 +10,7 @@ from didsim.claims._claim import Claim, Control
 from didsim.claims._common import BETA, CERTIFICATE, IDENTITY, ROUNDING, SOLVED, WORLD
 from didsim.claims._fields import Choice, Count, Instance, Reals, Simplex
 from didsim.info import js, kl
-from didsim.objectives import NextTokens, Responses, Tokens, objective
-from didsim.objectives._adaptive import reference_reward
+from didsim.objectives import NextTokens, Responses, Tokens, objective, reference_reward
 from didsim.optima import closed_form
 from didsim.policy import Policy
 from didsim.preference import Problem

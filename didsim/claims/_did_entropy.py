@@ -91,16 +91,16 @@ def beyond_boundary(instance: Instance) -> bool:
 
 
 def draw_entropy_of_temperature(axes: Any) -> None:
-    """Draw the entropy of q against τ for two references, and their own entropies, on matplotlib axes."""
-    tau = np.geomspace(0.2, 20.0, 200)
+    """Draw the entropy of q against τ for two references, and their own entropies."""
+    axis, tau = axes[0, 0], np.geomspace(0.2, 20.0, 200)
     for colour, reference in (("C0", (0.8, 0.2)), ("C1", (0.05, 0.475, 0.475))):
         policies = Policy.from_logits(np.log(reference) / tau[:, None])
         label = ", ".join(f"{p:g}" for p in reference)
-        axes.plot(tau, entropy(did(policies, reference)), color=colour, label=f"H(q), π_ref = ({label})")
-        axes.axhline(float(entropy(reference)), color=colour, linestyle=":", label="its H(π_ref)")
-    axes.axvline(0.5, color="C2", linewidth=1.0, label="τ = 1/2, where q = π_ref")
-    axes.set(xscale="log", xlabel="temperature τ", ylabel="entropy [nats]")
-    axes.legend(fontsize="small")
+        axis.plot(tau, entropy(did(policies, reference)), color=colour, label=f"H(q), π_ref = ({label})")
+        axis.axhline(float(entropy(reference)), color=colour, linestyle=":", label="its H(π_ref)")
+    axis.axvline(0.5, color="C2", linewidth=1.0, label="τ = 1/2, where q = π_ref")
+    axis.set(xscale="log", xlabel="temperature τ", ylabel="entropy [nats]")
+    axis.legend(fontsize="small")
 
 
 UPDATE = {"num_classes": Count(2, 6), "reference": Simplex(), "strength": Reals(low=0.0)}

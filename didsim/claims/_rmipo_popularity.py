@@ -10,8 +10,7 @@ from didsim.claims._claim import Claim, Control
 from didsim.claims._common import IDENTITY, ROUNDING
 from didsim.claims._fields import Choice, Count, Instance, Reals, Simplex
 from didsim.info import marginal, pmi
-from didsim.objectives import Pairs, Responses, objective
-from didsim.objectives._adaptive import decay, log_ratio_margin, pmi_margin
+from didsim.objectives import Pairs, Responses, decay, log_ratio_margin, objective, pmi_margin
 from didsim.policy import Policy
 
 JOINT = {

@@ -10,8 +10,7 @@ from didsim.claims._claim import Claim, Control
 from didsim.claims._common import CERTIFICATE, SOLVED
 from didsim.claims._fields import Choice, Count, Instance, Reals, Simplex
 from didsim.info import js, pmi
-from didsim.objectives import objective
-from didsim.objectives._adaptive import decay
+from didsim.objectives import decay, objective
 from didsim.policy import Policy
 from didsim.preference import Problem
 from didsim.stationary import solve_many

@@ -15,8 +15,8 @@ from didsim.claims._verify import MOST_DRAWS, draw_instance, residual_of, rng_of
 FAR = (3.0, 10.0)
 """By how much logits and logarithms of drawn instances are stretched, to come near the boundaries."""
 
-STARTS, STEPS = 6, 200
-"""From how many of the worst draws the violation is optimised, and by how many evaluations per number at most."""
+STARTS, STEPS, MOST_STEPS = 6, 200, 1000
+"""From how many of the worst draws the violation is optimised, and by how many evaluations per number, and in all."""
 
 MOST_SHRINKS = 400
 
@@ -78,6 +78,7 @@ def _climb(claim: Claim, start: Instance) -> Instance | None:
     numbers = pack(claim.fields, start)
     if len(numbers) == 0:
         return None
-    found = minimize(height, numbers, method="Nelder-Mead", options={"maxfev": STEPS * len(numbers) // claim.cost + 1})
+    evaluations = min(STEPS * len(numbers), MOST_STEPS) // claim.cost + 1
+    found = minimize(height, numbers, method="Nelder-Mead", options={"maxfev": evaluations})
     instance = unpack(claim.fields, found.x, start)
     return instance if _counts(claim, instance) and residual_of(claim, instance) > claim.tolerance else None

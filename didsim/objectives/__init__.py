@@ -1,5 +1,6 @@
 """Every loss once, on log-probabilities: the objectives, their priors, and the pairs they look at."""
 
+from didsim.objectives._adaptive import decay, log_ratio_margin, pmi_margin, reference_reward, reward_margin
 from didsim.objectives._gradient_rule import projected_gradient
 from didsim.objectives._independent import Difference, IndependentPairs, score_difference
 from didsim.objectives._libraries import IMPLEMENTATIONS, Implementation
@@ -34,10 +35,15 @@ __all__ = [
     "Responses",
     "Tokens",
     "Vocabulary",
+    "decay",
     "group_key",
+    "log_ratio_margin",
     "objective",
+    "pmi_margin",
     "projected_gradient",
+    "reference_reward",
     "register_objective",
+    "reward_margin",
     "score_difference",
     "stack",
     "stop_gradient",
