@@ -1,12 +1,13 @@
 """The command `didsim verify`: check theorems and claims, search for counterexamples, and report."""
 
 import json
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -139,44 +140,74 @@ def _select(patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run_all(task: Task, out: Path) -> list[Finding]:
-    """Check all claims, one after the other, and say on a terminal how far it is."""
+    """Check all claims, and say on a terminal how far it is; many are checked in several processes."""
     from tqdm import tqdm
 
-    from didsim.experiment import output_directory
+    from didsim.experiment import in_processes, output_directory
 
-    findings = []
     hidden = True if flag("quiet") or len(task.names) == 1 else None  # None: shown on a terminal only
+    jobs = min(os.cpu_count() or 1, len(task.names) // MANY)
+    calls = [(name, task.draws, task.seed, task.kept is not None) for name in task.names]
+    outcomes: dict[int, Any] = {}
     with (
         nullcontext() if task.kept is None else output_directory(out),
         tqdm(total=len(task.names), unit="claim", file=sys.stderr, disable=hidden) as bar,
     ):
-        for name in task.names:
-            bar.set_postfix_str(name)
-            findings.append(_run(name, task))
+        for number, outcome in in_processes(_run, calls, jobs) if jobs > 1 else _one_by_one(calls):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            outcomes[number] = outcome
+            _keep(task, task.names[number], outcome[2])
+            bar.set_postfix_str(task.names[number])
             bar.update()
-    return findings
+    return [_finding(task, name, *outcomes[number]) for number, name in enumerate(task.names)]
 
 
-def _run(name: str, task: Task) -> Finding:
-    """Check a claim, after a search for a counterexample if one is asked for."""
+MANY = 20
+"""So many claims are worth a process of their own, which first has to load what it needs."""
+
+Outcome = tuple[dict[str, Any], float, dict[str, Any] | None]
+"""What was found of a claim, by the fields of `Result`, the seconds it took, and what the search found."""
+
+
+def _one_by_one(calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Outcome]]:
+    for number, arguments in enumerate(calls):
+        yield number, _run(*arguments)
+
+
+def _run(name: str, draws: int, seed: int, searched: bool) -> Outcome:
+    """Check a claim with one thread, after a search for a counterexample if one is asked for."""
     from didsim.claims import CLAIMS, check_claim, search
+    from didsim.torch_bridge import threads
 
     claim, started = CLAIMS[name], time.monotonic()
-    found = None if task.kept is None else search(claim, task.draws, task.seed)
-    result = check_claim(claim, task.draws, task.seed, more=[] if found is None else [found])
-    path = None
-    if found is not None and task.kept is not None:
-        path = task.kept / f"{name}.json"
-        _keep(path, name, found)
-    return Finding(result, time.monotonic() - started, path)
+    with threads(1):
+        found = search(claim, draws, seed) if searched else None
+        result = check_claim(claim, draws, seed, more=[] if found is None else [found])
+    values = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "claim"}
+    return values, time.monotonic() - started, found
 
 
-def _keep(path: Path, name: str, instance: dict[str, Any]) -> None:
-    """Write a counterexample so that --replay can read it."""
+def _finding(task: Task, name: str, values: dict[str, Any], seconds: float, found: dict[str, Any] | None) -> Finding:
+    from didsim.claims import CLAIMS, Result
+
+    return Finding(Result(claim=CLAIMS[name], **values), seconds, None if found is None else _path(task, name))
+
+
+def _path(task: Task, name: str) -> Path:
+    """Return where a counterexample of a claim is kept."""
+    assert task.kept is not None  # a search was asked for
+    return task.kept / f"{name}.json"
+
+
+def _keep(task: Task, name: str, instance: dict[str, Any] | None) -> None:
+    """Write a counterexample that was found so that --replay can read it."""
     from didsim.experiment import write_atomic
 
-    content = {"claim": name, "instance": instance}
-    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    if instance is not None:
+        content = {"claim": name, "instance": instance}
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(_path(task, name), text.encode())
 
 
 def _write_report(path: Path, findings: Sequence[Finding], task: Task) -> None:

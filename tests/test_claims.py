@@ -292,9 +292,9 @@ class TestVerdicts:
         result = check_claim(toy(lambda i: i["x"], condition=("never", lambda i: False)), 20)
         assert (result.verdict, result.residual) == ("fails", math.inf)
 
-    def test_draws_go_on_until_two_meet_the_condition(self):
+    def test_draws_go_on_until_one_meets_the_condition(self):
         condition = ("x is in a small part", lambda i: i["x"] < 0.05)
-        result = check_claim(toy(lambda i: i["x"] > 1.0, condition=condition), 2)
+        result = check_claim(toy(lambda i: float(i["x"] >= 0.05), condition=condition), 2)
         assert result.verdict == "holds-conditionally"
         assert result.instances > 2
 
@@ -336,9 +336,9 @@ class TestVerdicts:
         assert result.counterexample != {"x": 0.01}
         assert check_claim(toy(), 5).verdict == "holds"
 
-    def test_costly_claims_are_drawn_less_but_twice_at_least(self):
+    def test_costly_claims_are_drawn_less_but_once_at_least(self):
         counts = [check_claim(toy(cost=cost), draws).instances for cost, draws in [(1, 1), (4, 20), (50, 20)]]
-        assert counts == [2, 5, 2]
+        assert counts == [1, 5, 1]
 
     def test_without_instances_there_is_no_verdict(self):
         with pytest.raises(RuntimeError, match=r"toy\.claim: none of 1000 draws meets its assumptions"):

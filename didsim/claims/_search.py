@@ -10,7 +10,7 @@ from didsim._arrays import FloatArray
 from didsim._checks import check_integer
 from didsim.claims._claim import Claim
 from didsim.claims._fields import Instance, pack, simpler, unpack
-from didsim.claims._verify import MOST_DRAWS, draw_instance, residual_of, rng_of
+from didsim.claims._verify import LEAST_DRAWS, MOST_DRAWS, draw_instance, residual_of, rng_of
 
 FAR = (3.0, 10.0)
 """By how much logits and logarithms of drawn instances are stretched, to come near the boundaries."""
@@ -32,7 +32,9 @@ def search(claim: Claim, draws: int, seed: int = 0) -> Instance | None:
         seed: of the draws.
     """
     rng, count = rng_of(claim, seed), check_integer("draws", draws, 1, MOST_DRAWS)
-    candidates = [instance for instance in _draws(claim, rng, max(2, count // claim.cost)) if _counts(claim, instance)]
+    candidates = [
+        instance for instance in _draws(claim, rng, max(LEAST_DRAWS, count // claim.cost)) if _counts(claim, instance)
+    ]
     candidates.sort(key=lambda instance: -residual_of(claim, instance))
     for start in candidates[:STARTS]:
         if (found := _climb(claim, start)) is not None:

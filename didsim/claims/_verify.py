@@ -16,7 +16,7 @@ DRAWS = 200
 
 MOST_DRAWS = 10**7
 
-LEAST_DRAWS, TRIES = 2, 1000
+LEAST_DRAWS, TRIES = 1, 1000
 """The fewest random instances, and how many draws are made for one that meets the assumptions."""
 
 
@@ -49,7 +49,7 @@ def check_claim(claim: Claim, draws: int = DRAWS, seed: int = 0, more: Iterable[
 
     Args:
         claim: the claim.
-        draws: how many random instances; of a costly claim a share of them, at least two.
+        draws: how many random instances; of a costly claim a share of them, at least one.
         seed: of the draws.
         more: further instances, such as a search has found.
 

@@ -1,6 +1,7 @@
 """Experiments: the plan of a figure, the runner of its cells, and the summaries it is drawn from."""
 
 from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands
+from didsim.experiment._pool import in_processes
 from didsim.experiment._publish import headline_table, publish, read_csv, redraw
 from didsim.experiment._resolver import MAIN, Experiment, known_experiments, load_experiment
 from didsim.experiment._runner import Cell, plan_cells, run_cells
@@ -32,6 +33,7 @@ __all__ = [
     "describe",
     "grid",
     "headline_table",
+    "in_processes",
     "is_isolated",
     "kind_of",
     "known_experiments",

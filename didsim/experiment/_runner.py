@@ -2,14 +2,8 @@
 
 import ast
 import hashlib
-import multiprocessing
-import os
 import platform
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -20,6 +14,7 @@ import pandas as pd
 
 import didsim
 from didsim.errors import CellsFailedError
+from didsim.experiment._pool import in_processes
 from didsim.experiment._resolver import Experiment, load_experiment
 from didsim.experiment._spec import Spec
 from didsim.experiment._store import cell_key, decode_cell, encode_cell, write_atomic
@@ -129,17 +124,9 @@ def _run_in_process(cells: Sequence[Cell]) -> Iterator[Outcome]:
 
 
 def _run_in_pool(cells: Sequence[Cell], jobs: int) -> Iterator[Outcome]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_leave_with_parent)
-    try:
-        with _held_back(signal.SIGINT):  # the workers start here, and inherit it: Ctrl-C is the parent's to handle
-            futures = {pool.submit(_run_file, str(cell.experiment.path), cell.params): cell for cell in cells}
-        for future in as_completed(futures):
-            yield futures[future], future.exception() or future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+    calls = [(str(cell.experiment.path), cell.params) for cell in cells]
+    for number, outcome in in_processes(_run_file, calls, jobs):
+        yield cells[number], outcome
 
 
 def _run_file(path: str, params: Params) -> bytes:
@@ -149,31 +136,6 @@ def _run_file(path: str, params: Params) -> bytes:
 def _run(experiment: Experiment, params: Params) -> bytes:
     with threads(1):
         return encode_cell(experiment.module.run_cell(dict(params)))
-
-
-@contextmanager
-def _held_back(number: signal.Signals) -> Iterator[None]:
-    """Hold a signal back until the end of the block, where the system has such a thing."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_with_parent() -> None:
-    """End a worker when its parent is gone, however and whenever it went."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this runs in workers only
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _short(params: Params) -> str:
