@@ -333,7 +333,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 
 def is_red(name: str, draws: int) -> bool:
-    """Return whether the check of a claim raises, or finds another verdict than the recorded one in two draws or more."""
+    """Return whether the check of a claim raises, or finds another verdict than recorded in two draws or more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning alone does not count
         try:
