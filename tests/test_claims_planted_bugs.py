@@ -370,13 +370,10 @@ AFFORDABLE = [name for name, claim in CLAIMS.items() if claim.cost <= 20]
 
 @pytest.mark.slow
 def test_every_bug_kills_claims_of_the_ledger():
-    """Check all claims under one bug of each kind, and the affordable ones under the others; print who is killed."""
-    assert [name for name in CLAIMS if is_red(name, DRAWS)] == []
-    first = {planted.kind: planted for planted in reversed(BUGS)}
-    matrix = {}
-    for planted in BUGS:
-        matrix[planted.name] = killed_by(planted, CLAIMS if planted in first.values() else AFFORDABLE, DRAWS)
-    print(f"\nKill matrix: which claims turn red under which bug ({len(CLAIMS)} claims, {len(BUGS)} bugs)")
+    """Check all claims that take little time under all bugs; print who is killed."""
+    assert [name for name in AFFORDABLE if is_red(name, DRAWS)] == []
+    matrix = {planted.name: killed_by(planted, AFFORDABLE, DRAWS) for planted in BUGS}
+    print(f"\nKill matrix: which claims turn red under which bug ({len(AFFORDABLE)} claims, {len(BUGS)} bugs)")
     for name, killed in matrix.items():
         print(f"{len(killed):4d}  {name}\n      {', '.join(killed) or '-'}")
     assert [name for name, killed in matrix.items() if not killed] == []
