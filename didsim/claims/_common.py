@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from didsim.claims._fields import Count, Instance, Reals, Simplex
+from didsim.engine import train
+from didsim.objectives import BoundObjective
 from didsim.policy import Policy
 from didsim.preference import Problem
 
@@ -37,3 +39,21 @@ def problem_of(instance: Instance) -> Problem:
     )
     others = {name: Policy.from_probs(instance[name]) for name in ("chosen", "rejected") if name in instance}
     return replace(problem, **others) if others else problem
+
+
+def one_step(problem: Problem, loss: BoundObjective, place: Policy) -> Policy:
+    """Return the policy after one step of gradient descent of rate 1 in the logits, on the exact population loss."""
+    history = train(
+        problem,
+        loss,
+        steps=1,
+        mode="population",
+        optimiser="sgd",
+        learning_rate=1.0,
+        clip=None,
+        dtype="float64",
+        initial_policy=place,
+        metrics=(),
+    )
+    assert history.policy is not None  # one step of rate 1 does not diverge
+    return history.policy

@@ -6,9 +6,9 @@ from scipy.linalg import null_space
 
 from didsim._arrays import FloatArray
 from didsim.claims._claim import Claim, Control
+from didsim.claims._common import one_step
 from didsim.claims._fields import Choice, Count, Instance, Simplex
 from didsim.differential import ideal_rejected
-from didsim.engine import train
 from didsim.objectives import IMPLEMENTATIONS, OBJECTIVES, Pairs, objective
 from didsim.policy import Policy
 from didsim.preference import Problem
@@ -75,20 +75,8 @@ def off_the_target(instance: Instance) -> float:
         probs = (1.0 - share) * probs + share / len(probs)
     reference, target = Policy.from_probs(instance["reference"]), Policy.from_probs(instance["target"])
     problem = Problem(reference=reference, target=target, rejected=Policy.from_probs(probs), chosen=reference)
-    history = train(
-        problem,
-        objective(instance["objective"]),
-        steps=1,
-        mode="population",
-        optimiser="sgd",
-        learning_rate=1.0,
-        clip=None,
-        dtype="float64",
-        initial_policy=target,
-        metrics=(),
-    )
-    assert history.policy is not None  # one step of rate 1 does not diverge
-    off = float(np.abs(history.policy.log_probs - target.log_probs).max())
+    after = one_step(problem, objective(instance["objective"]), target)
+    off = float(np.abs(after.log_probs - target.log_probs).max())
     if instance["objective"] == "dpo":
         beta = float(OBJECTIVES["dpo"].bind().hyperparameters["beta"])
         off = max(off, float(np.abs(probs - ideal_rejected(reference, target, beta).probs).max()))

@@ -3,12 +3,12 @@
 One check for each of four kinds of objectives, repeated over the registry.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from didsim.claims._claim import Claim, Control
-from didsim.claims._common import CERTIFICATE, SOLVED, problem_of
+from didsim.claims._common import CERTIFICATE, SOLVED, one_step, problem_of
 from didsim.claims._fields import Choice, Instance, Simplex
 from didsim.engine import train
 from didsim.info import tv
@@ -109,7 +109,7 @@ def off_rest(name: str) -> Callable[[Instance], float]:
         place = Policy.from_logits(solution.policy.log_probs + np.array(instance.get("moved", 0.0)))
         if name in KINKED:
             return _gain_around(world(instance), objective(name), place)
-        after = _step(world(instance), objective(name), place)
+        after = one_step(world(instance), objective(name), place)
         return float(np.abs(after.log_probs - place.log_probs).max())
 
     return check
@@ -118,24 +118,6 @@ def off_rest(name: str) -> Callable[[Instance], float]:
 def off_existence(name: str) -> Callable[[Instance], float]:
     """Return the check of existence: 0 where there is an isolated stationary policy in the simplex, else 1."""
     return lambda instance: float(solved(instance, objective(name)).status != "converged")
-
-
-def _step(problem: Problem, loss: BoundObjective, place: Policy) -> Policy:
-    """Return the policy after one step of gradient descent of rate 1 on the population loss."""
-    history = train(
-        problem,
-        loss,
-        steps=1,
-        mode="population",
-        optimiser="sgd",
-        learning_rate=1.0,
-        clip=None,
-        dtype="float64",
-        initial_policy=place,
-        metrics=(),
-    )
-    assert history.policy is not None  # one step of such a loss does not diverge
-    return history.policy
 
 
 def _gain_around(problem: Problem, loss: BoundObjective, place: Policy) -> float:
@@ -152,10 +134,6 @@ def _gain_around(problem: Problem, loss: BoundObjective, place: Policy) -> float
 
 ASIDE = 1e-3
 """How far beside a kink the loss is looked at, in nats."""
-
-
-def _claims(names: Iterable[str]) -> tuple[Claim, ...]:
-    return tuple(_claim(name) for name in names)
 
 
 def _claim(name: str) -> Claim:
@@ -296,4 +274,4 @@ def _existence(name: str) -> Claim:
 FAR_APART = Control(breaks=MODERATE, instance={"num_classes": 2, "reference": [0.999, 0.001], "target": [0.001, 0.999]})
 """A margin that χPO clips; at a response that is never chosen it has a stationary policy."""
 
-CLAIMS = _claims(IMPLEMENTATIONS)
+CLAIMS = tuple(_claim(name) for name in IMPLEMENTATIONS)
