@@ -142,6 +142,8 @@ def _columns(function: Callable[..., Tensor], first: object, *columns: Tensor) -
 
 def _are_scattered(targets: Tensor, sources: Tensor) -> bool:
     """Return whether scores are so far apart that panels would be too many, and all that is left is the table."""
+    if sum(float(scores.max() - scores.min()) for scores in (targets, sources)) < MOST_PANELS - 2:
+        return False  # a panel per unit of score are few, and need not be counted
     panels = [scores.floor().unique() for scores in (targets, sources)]
     if max(map(len, panels)) > MOST_PANELS:
         return True

@@ -25,7 +25,7 @@ class SlopeSums(Protocol):
 
 
 class _HeldSlopes(torch.autograd.Function):
-    """The sums c and d of scores, with a backward pass of zeros and their own forward-mode derivative."""
+    """The sums c and d of scores, constant in a backward pass and their own forward-mode derivative."""
 
     @staticmethod
     def forward(u: Tensor, v: Tensor, sums: SlopeSums) -> tuple[Tensor, Tensor]:
@@ -34,13 +34,11 @@ class _HeldSlopes(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         u, v, ctx.sums = inputs
-        ctx.save_for_backward(u, v)
         ctx.save_for_forward(u, v)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        u, v = ctx.saved_tensors
-        return torch.zeros_like(u), torch.zeros_like(v), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        return None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:

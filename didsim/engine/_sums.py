@@ -83,7 +83,7 @@ def smooth_sums(kernel: Kernel, targets: Tensor, sources: Tensor, weights: Tenso
     # few points on one side: the table costs no more than a look at each point
     if table <= max(SMALL_TABLE, FEW * max(targets.shape[1], sources.shape[1])):
         return _table_sums(kernel, targets, sources, weights)
-    (ascending, places), (ordered, order) = targets.sort(dim=-1), sources.sort(dim=-1)
+    (ascending, places), (ordered, order) = _sorted(targets), _sorted(sources)
     panels = _resolve(kernel, ascending, ordered, weights.gather(1, order))
     if panels is None or (len(targets) * table <= MODERATE_TABLE and panels.excess[1] > ROUGH):
         return _table_sums(kernel, targets, sources, weights)
@@ -143,6 +143,14 @@ def _check(targets: Tensor, sources: Tensor, weights: Tensor) -> None:
         raise ValueError(message("targets, sources, weights", "of shapes [L, n], [L, m], [L, m]", shapes))
 
 
+def _sorted(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows in ascending order, and the places of the points; that of sorted ones is seen, not made."""
+    if bool((points[:, 1:] >= points[:, :-1]).all()):
+        return points, torch.arange(points.shape[1]).expand_as(points)
+    ascending, order = points.sort(dim=-1)
+    return ascending, order
+
+
 def _table_sums(kernel: Kernel, targets: Tensor, sources: Tensor, weights: Tensor) -> Sums:
     """Sum the table, and estimate the rounding of its terms and of its margins."""
     step = math.sqrt(EPS)
@@ -163,7 +171,8 @@ def _or_infinite(error: Tensor) -> Tensor:
 
 def _polynomials(x: Tensor) -> Tensor:
     """Return T_k(x), [NODES, n], of points [n] in [−1, 1]."""
-    values, twice = torch.stack([torch.ones_like(x), x]).repeat(NODES // 2, 1), 2.0 * x
+    values, twice = x.new_empty(NODES, len(x)), 2.0 * x
+    values[0], values[1] = 1.0, x
     for k in range(2, NODES):
         torch.mul(twice, values[k - 1], out=values[k]).sub_(values[k - 2])
     return values

@@ -85,7 +85,10 @@ class _Point:
     @classmethod
     def of(cls, sums: LinkSums, u: Tensor, v: Tensor) -> "_Point":
         """Put scores in order."""
-        orders = u.argsort(1), v.argsort(1)
+        by_chosen = u.argsort(1)
+        ordered = v.gather(1, by_chosen)  # most losses see the same score on both sides, but for a constant
+        by_rejected = by_chosen if bool((ordered[:, 1:] >= ordered[:, :-1]).all()) else v.argsort(1)
+        orders = by_chosen, by_rejected
         sides = sums.chosen.gather(1, orders[0]), sums.rejected.gather(1, orders[1])
         ordered = LinkSums(sums.loss, *sides, sums.mass)
         return cls(ordered, u.gather(1, orders[0]), v.gather(1, orders[1]), orders)
@@ -177,17 +180,15 @@ class LargeField:
         return (directions * self.allowed[0, :, None] * self.pace[0, :, None]).unsqueeze(0)
 
     def log_pi(self, unknowns: Tensor) -> Tensor:
-        """Return log π of each response, [L, X·K]."""
+        """Return log π of each response, [L, X·K]; to be differentiated where ω = 1 only."""
         logits, pace = (part.unflatten(1, self._shape) for part in (unknowns, self.pace))
-        with torch.no_grad():
-            shift, total = torch.zeros_like(logits[..., :1]), torch.ones_like(logits[..., :1])
-            for _ in range(MOST_SHIFTS):
-                total, shift = _shifted(logits, pace, shift)
-                if not bool((total.abs() > NORMALISED).any()):
-                    break
-        # two more steps from the solution, so that its first and second derivatives are those of the solution
-        for _ in range(2):
-            _, shift = _shifted(logits, pace, shift)
+        if not _is_shift_free(self.loss):
+            return torch.log_softmax(logits, dim=2).flatten(1)
+        shift, total = torch.zeros_like(logits[..., :1]), torch.ones_like(logits[..., :1])
+        for _ in range(MOST_SHIFTS):
+            total, shift = _shifted(logits, pace, shift)
+            if not bool((total.abs() > NORMALISED).any()):
+                break
         return (logits + pace * shift).flatten(1)
 
     def choices(self, unknowns: Tensor) -> Tensor:
@@ -196,10 +197,7 @@ class LargeField:
 
     def change(self, unknowns: Tensor, step: Tensor) -> Tensor:
         """Return how a small step changes log π of each response, [1, X·K]."""
-        parts = (self.log_pi(unknowns).exp(), self.pace, step)
-        pi, pace, moved = (part.unflatten(1, self._shape) for part in parts)
-        share = (pi * moved).sum(2, keepdim=True) / (pi * pace).sum(2, keepdim=True)
-        return (moved - pace * share).flatten(1)
+        return self._change(self.log_pi(unknowns), step)
 
     def gradient(self, unknowns: Tensor) -> Tensor:
         """Return g, [L, X·K], also at several places at once."""
@@ -211,27 +209,34 @@ class LargeField:
 
     def equations(self, unknowns: Tensor) -> KrylovEquations:
         """Return Newton's equations, whose matrix is only applied."""
-        held = HeldSums(self._sums)
-        return KrylovEquations.of(
-            self,
-            self._field(unknowns, held),
-            lambda step: torch.func.jvp(lambda x: self._field(x, held), (unknowns,), (step,))[1],
-            self._diagonal(unknowns, held.local),
-        )
+        held, log_pi = HeldSums(self._sums), self.log_pi(unknowns)
+
+        def along(step: Tensor) -> Tensor:
+            if _is_shift_free(self.loss):
+                moved = self._change(log_pi, step)
+                return torch.func.jvp(lambda y: self._by_log_pi(y, held), (log_pi,), (moved,))[1]
+            return torch.func.jvp(lambda x: self._field(x, held), (unknowns,), (step,))[1]
+
+        return KrylovEquations.of(self, self._field(unknowns, held), along, self._diagonal(log_pi, held.local))
 
     def _field(self, unknowns: Tensor, sums: HeldSums) -> Tensor:
         """Return g of logits: the gradient in training's eyes, which moves forwards with all that moves it."""
-
-        def losses(log_pi: Tensor) -> Tensor:
-            return separable_losses(self.loss, self._seen(log_pi), sums)
-
         if _is_shift_free(self.loss):
-            return nested_backward(losses, self.log_pi(unknowns))
-        return nested_backward(lambda x: losses(self.log_pi(x)), unknowns)
+            return self._by_log_pi(self.log_pi(unknowns), sums)
+        return nested_backward(lambda x: separable_losses(self.loss, self._seen(self.log_pi(x)), sums), unknowns)
 
-    def _diagonal(self, unknowns: Tensor, sums: HeldSums) -> Tensor:
+    def _by_log_pi(self, log_pi: Tensor, sums: HeldSums) -> Tensor:
+        """Return G, the gradient by log π."""
+        return nested_backward(lambda y: separable_losses(self.loss, self._seen(y), sums), log_pi)
+
+    def _change(self, log_pi: Tensor, step: Tensor) -> Tensor:
+        """Return how a small step of the logits changes log π."""
+        pi, pace, moved = (part.unflatten(1, self._shape) for part in (log_pi.exp(), self.pace, step))
+        share = (pi * moved).sum(2, keepdim=True) / (pi * pace).sum(2, keepdim=True)
+        return (moved - pace * share).flatten(1)
+
+    def _diagonal(self, log_pi: Tensor, sums: HeldSums) -> Tensor:
         """Return the diagonal of dg/dθ without smooth parts, [1, X·K]: what each log π does to its own derivative."""
-        log_pi = self.log_pi(unknowns)
         seen = self._seen(log_pi).responses  # of which what all responses make together is held
 
         def by_log_pi(x: Tensor) -> Tensor:
@@ -308,4 +313,4 @@ MOST_PACE = 100.0
 """Paces further from 1 are cut: they would be those of scores that saturate."""
 
 MOST_SHIFTS, NORMALISED = 60, 1e-12
-"""Steps to a normalised policy, and what may be left of log Σ π before the last two."""
+"""Steps to a normalised policy, and what may be left of log Σ π before the last."""
