@@ -30,9 +30,9 @@ SPEC = Spec(
         "whatever is below 1e-12. none: no isolated solution for some seeds, with their share; hence nothing to "
         "compare with. Most objectives end at their noise, α-DPO too, whose batch of 512 shows no bias above it. "
         "ε-DPO, WPO, SimPER, TDPO1, TIS-DPO, SparsePO and LD-DPO are still on their way: their solutions are the "
-        "farthest from π_ref. DPOP's is π_ref itself, up to 1e-12. DiscoPOP's loss has several local minima. AOT "
-        "leaves the solver's policy, with exact expectations too: its field has a zero there that training does not "
-        "come to."
+        "farthest from π_ref. DPOP's is π_ref itself, up to 1e-12. DiscoPOP's loss has several local minima; so has "
+        "AOT's, one for each order in which its quantiles couple the pairs: training ends in another one than the "
+        "solver, which started from π_ref too but takes longer steps."
     ),
     alt=(
         "A row for each objective with dots on a logarithmic axis: for most of them the divergence falls from about "

@@ -7,7 +7,7 @@ from didsim.objectives._libraries import IMPLEMENTATIONS, Implementation
 from didsim.objectives._links import Link
 from didsim.objectives._math import stop_gradient
 from didsim.objectives._objective import NEEDS, BoundObjective, Objective, Parameter, Part
-from didsim.objectives._pair_functions import Contrast, Jumps
+from didsim.objectives._pair_functions import Contrast, Jumps, keywords
 from didsim.objectives._pairs import Pairs, Responses
 from didsim.objectives._priors import PRIORS, Prior
 from didsim.objectives._registry import OBJECTIVES, objective, register_objective
@@ -37,6 +37,7 @@ __all__ = [
     "Vocabulary",
     "decay",
     "group_key",
+    "keywords",
     "log_ratio_margin",
     "objective",
     "pmi_margin",

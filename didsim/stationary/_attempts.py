@@ -10,6 +10,7 @@ from torch import Tensor
 from didsim._arrays import BoolArray, FloatArray, IntArray
 from didsim._checks import message
 from didsim.engine import MOST_TABLED, Group, Plan, ProductWeights, TableWeights, Weights
+from didsim.stationary._by_scores import is_shift_free, settle_by_scores
 from didsim.stationary._corners import settle_corners
 from didsim.stationary._dense import DenseField, lowest_eigenvalues
 from didsim.stationary._field import ResponseField
@@ -95,6 +96,8 @@ def _by_response(
     first = policies.log_pi(policies.next_log_pi(initial[:, : policies.num_parameters])).flatten(0, 1)
     starts = _spread(first, [number for number in numbers for _ in range(prompts)], field.allowed, seed)
     rest = settle_corners(field, starts) if field.has_corners else settle(field, starts)
+    if is_shift_free(group.loss) and not field.has_corners:
+        rest = settle_by_scores(field, rest)
     log_pi = torch.where(rest.dead | excluded, -torch.inf, field.log_pi(rest.march.unknowns))
     corners = None
     if field.has_corners:

@@ -123,6 +123,10 @@ class ResponseField:
         """Return log π of each response, [L, K]."""
         return torch.log_softmax(unknowns, dim=1)
 
+    def scores(self, log_pi: Tensor) -> Tensor:
+        """Return the scores of chosen responses with log-probabilities [L, K], [L, K]."""
+        return self.loss.score(self._responses(log_pi.unsqueeze(2))).expand_as(log_pi.unsqueeze(2))[..., 0]
+
     def change(self, unknowns: Tensor, step: Tensor) -> Tensor:
         """Return how a small step changes log π of each response, [L, K]."""
         return step - (self.log_pi(unknowns).exp() * step).sum(1, keepdim=True)

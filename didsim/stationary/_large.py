@@ -14,6 +14,7 @@ from torch import Tensor
 
 from didsim.engine import Group, LinkSums, ProductWeights, nested_backward, reason_against_sums, separable_losses
 from didsim.objectives import BoundObjective, IndependentPairs, Responses, score_difference
+from didsim.stationary._by_scores import is_shift_free
 from didsim.stationary._krylov import KrylovEquations
 
 SERVED = frozenset({"reference", "length", "mean_kl", "marginal", "given_prior", "batch"})
@@ -182,7 +183,7 @@ class LargeField:
     def log_pi(self, unknowns: Tensor) -> Tensor:
         """Return log π of each response, [L, X·K]; to be differentiated where ω = 1 only."""
         logits, pace = (part.unflatten(1, self._shape) for part in (unknowns, self.pace))
-        if not _is_shift_free(self.loss):
+        if not is_shift_free(self.loss):
             return torch.log_softmax(logits, dim=2).flatten(1)
         shift, total = torch.zeros_like(logits[..., :1]), torch.ones_like(logits[..., :1])
         for _ in range(MOST_SHIFTS):
@@ -212,7 +213,7 @@ class LargeField:
         held, log_pi = HeldSums(self._sums), self.log_pi(unknowns)
 
         def along(step: Tensor) -> Tensor:
-            if _is_shift_free(self.loss):
+            if is_shift_free(self.loss):
                 moved = self._change(log_pi, step)
                 return torch.func.jvp(lambda y: self._by_log_pi(y, held), (log_pi,), (moved,))[1]
             return torch.func.jvp(lambda x: self._field(x, held), (unknowns,), (step,))[1]
@@ -221,7 +222,7 @@ class LargeField:
 
     def _field(self, unknowns: Tensor, sums: HeldSums) -> Tensor:
         """Return g of logits: the gradient in training's eyes, which moves forwards with all that moves it."""
-        if _is_shift_free(self.loss):
+        if is_shift_free(self.loss):
             return self._by_log_pi(self.log_pi(unknowns), sums)
         return nested_backward(lambda x: separable_losses(self.loss, self._seen(self.log_pi(x)), sums), unknowns)
 
@@ -247,7 +248,7 @@ class LargeField:
             return nested_backward(losses, x)
 
         first, second = torch.func.jvp(by_log_pi, (log_pi,), (torch.ones_like(log_pi),))[:2]
-        if _is_shift_free(self.loss):
+        if is_shift_free(self.loss):
             return second
         pi, pace = log_pi.exp().reshape(self._shape), self.pace.reshape(self._shape)
         total = (pace * first.reshape(self._shape)).sum(1, keepdim=True) / (pace * pi).sum(1, keepdim=True)
@@ -277,13 +278,6 @@ class LargeField:
         return chosen.shape[0], chosen.shape[1]
 
 
-def _is_shift_free(loss: BoundObjective) -> bool:
-    """Whether the loss is a link of differences of one score, and of nothing else."""
-    record = loss.objective
-    parts = (record.rejected_score, record.chosen_anchor, record.rejected_anchor)
-    return record.margin_link is not None and all(part is None for part in parts)
-
-
 def _shifted(logits: Tensor, pace: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Return log Σ e^{θ + ω c}, and c after a step of Newton's method towards its zero, [L, X, 1] each.
 
@@ -297,7 +291,7 @@ def _shifted(logits: Tensor, pace: Tensor, shift: Tensor) -> tuple[Tensor, Tenso
 def _pace(loss: BoundObjective, pairs: IndependentPairs) -> Tensor:
     """Return ω [X, K, 1]: how far log π of each response moves while its score moves by the same as all others do."""
     log_ref = pairs.responses.log_pi
-    if not _is_shift_free(loss):
+    if not is_shift_free(loss):
         return torch.ones_like(log_ref)
 
     def scores(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tests of the draft figure `stationary`: to be moved to tests/ with it."""
+"""Tests of the figure `stationary`, from its cells to its picture."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from didsim.experiment import load_experiment, seeds
 from didsim.objectives import IMPLEMENTATIONS
 from didsim.plotting import render
 
-STATIONARY = load_experiment("benchmarks/drafts/stationary.py")
+STATIONARY = load_experiment("stationary")
 KINDS = {"converged", "boundary", "continuum", "unsolved"}
 
 
@@ -27,18 +27,13 @@ def svg(experiment, frame):
     return render(lambda axes: experiment.module.draw(frame, axes), experiment.spec.panels, (5, 4), ("svg",))["svg"]
 
 
-# --- stationary -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("plan", [STATIONARY.spec])
-def test_every_objective_that_comes_with_didsim_is_in_the_full_plan(plan):
-    assert plan.axes["objective"] == tuple(IMPLEMENTATIONS)
+def test_every_objective_that_comes_with_didsim_is_in_the_full_plan():
+    assert STATIONARY.spec.axes["objective"] == tuple(IMPLEMENTATIONS)
     assert set(IMPLEMENTATIONS) <= set(OBJECTIVES)
 
 
 def test_the_quick_plan_is_a_part_of_the_full_one():
-    for plan in (STATIONARY.spec,):
-        assert set(plan.quick["objective"]) < set(plan.axes["objective"])
+    assert set(STATIONARY.spec.quick["objective"]) < set(STATIONARY.spec.axes["objective"])
 
 
 def test_dpo_is_exact_and_the_log_pi_reward_is_the_did():
