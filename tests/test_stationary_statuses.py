@@ -15,6 +15,7 @@ from didsim.policy import Policy
 from didsim.preference import PreferenceDataset, Problem
 from didsim.spaces import Sequences
 from didsim.stationary import Solution, solve, solve_many
+from didsim.stationary import _dense as dense
 from didsim.stationary._dense import DenseEquations
 from didsim.stationary._settle import settle
 
@@ -490,3 +491,19 @@ def test_what_rounding_hides_is_not_called_solved(name, options):
         if solution.status == "converged":
             exact = closed_form(problem, loss).log_probs
             np.testing.assert_allclose(solution.policy.log_probs, exact, rtol=0.0, atol=1e-7)
+
+
+def test_a_jacobian_whose_eigenvalues_are_not_found_breaks_no_batch(monkeypatch):
+    """LAPACK gives up on one matrix of a batch by an exception: here on all that have a 7 in the corner."""
+    real = torch.linalg.eigvals
+
+    def eigvals(matrices):
+        if (matrices[:, 0, 0] == 7.0).any():
+            raise torch.linalg.LinAlgError("failed to converge")
+        return real(matrices)
+
+    monkeypatch.setattr(torch.linalg, "eigvals", eigvals)
+    matrices = torch.diag_embed(torch.tensor([[1.0, 2.0], [7.0, 2.0], [3.0, 4.0]]))
+    found = dense._spectrum(matrices)
+    assert found[[0, 2]].sort(1).values.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert found[1].isnan().all()

@@ -85,7 +85,7 @@ class DenseEquations:
         shifted = torch.where(finite[:, None, None], shifted, 0.0)
         if self.symmetric:
             return finite & (torch.linalg.cholesky_ex(0.5 * (shifted + shifted.mT)).info == 0)
-        return finite & (torch.linalg.eigvals(shifted).real > 0).all(1)
+        return finite & (_spectrum(shifted) > 0).all(1)
 
     def are_regular(self, noise: Tensor) -> Tensor:
         """Return where J, off the shifts, has no null direction, and rounding of g moves no Newton step, [L]."""
@@ -121,5 +121,14 @@ def lowest_eigenvalues(field: DenseField, unknowns: Tensor) -> Tensor:
     beyond = 2.0 * matrix.flatten(1).norm(dim=1)[:, None, None]
     shifts = shifts / shifts.norm(dim=1, keepdim=True).clamp(min=1.0)
     matrix = matrix + beyond * (shifts @ shifts.mT + torch.diag_embed((~allowed).to(matrix.dtype)))
-    real = torch.linalg.eigvalsh(matrix) if field.is_gradient else torch.linalg.eigvals(matrix).real
-    return real.amin(1)
+    return (torch.linalg.eigvalsh(matrix) if field.is_gradient else _spectrum(matrix)).amin(1)
+
+
+def _spectrum(matrices: Tensor) -> Tensor:
+    """Return the real parts of the eigenvalues of matrices [L, D, D], [L, D]; NaN where LAPACK finds none."""
+    try:
+        return torch.linalg.eigvals(matrices).real
+    except torch.linalg.LinAlgError:  # of one matrix, which says nothing of the others
+        if len(matrices) == 1:
+            return torch.full_like(matrices[:, 0], torch.nan)
+        return torch.cat([_spectrum(matrix) for matrix in matrices.split(1)])
