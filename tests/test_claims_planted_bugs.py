@@ -238,6 +238,7 @@ def _in_bits(function: Any) -> Plant:
 IN_BITS = {
     info.entropy: ("did.app-E-identity", "did.app-K-mc"),
     info.kl: ("did.app-E-identity", "mi.lem-1"),
+    info.js: ("mi.lem-1",),
     info.mutual_information: ("mi.lem-1", "x.prompt-dependence"),
     info.pmi: ("x.prompt-dependence",),
 }

@@ -54,18 +54,19 @@ INDEPENDENT = "pairs are drawn independently"
 SAMPLE_SIZE = Claim(
     name="x.sample-size",
     statement=(
-        "Over datasets of n pairs whose maximum-likelihood policy π̂ exists, the mean of KL(π°‖π̂) is that of the "
-        "Fisher information, ½ Σ π° Var log π̂, which falls like 1/n."
+        "Over datasets of n pairs whose maximum-likelihood policy π̂ exists, the mean of KL(π°‖π̂), π° being DPO's "
+        "policy of the population, is for large n that of the Fisher information, ½ Σ π° Var log π̂, which falls like "
+        "1/n."
     ),
-    source="ours; van der Vaart (1998), Theorem 5.39; `didsim.predicted_error`",
+    source="ours; van der Vaart (1998), Theorem 5.39; didsim.predicted_error",
     verdict="holds",
     note=(
-        "The fitted scores ŝ have the covariance I⁺/n for large n, I being the information of one pair, and log "
-        "π̂ − log π° = (1 − 1 π°ᵀ)(ŝ − s)/β. The condition is needed for every n: with a positive chance some "
-        "response never wins or never loses, π̂ does not exist, and the plain expectation of KL is infinite. For "
-        "two responses that chance is about (1 − w₀l₁)ⁿ + (1 − w₁l₀)ⁿ. The check fits 200 datasets of 2000 "
-        "pairs, in which each response is seen a hundred times or more, and asks for a mean within eight "
-        "standard errors. Copies bring nothing: in the control each pair stands four times, and the error is "
+        "The errors e of the fitted scores have the covariance I⁺/n for large n, I being the Fisher information of one "
+        "pair, and log π̂ − log π° = (e − Σ π° e)/β. The condition is needed for every n: with a positive chance some "
+        "response never wins or never loses, π̂ does not exist, and the plain expectation of KL is infinite; for two "
+        "responses that chance is about (1 − w₀l₁)ⁿ + (1 − w₁l₀)ⁿ, of chosen w and rejected l. The check fits 200 "
+        "datasets of 2000 pairs, in which each response is seen a hundred times or more, and asks for a mean within "
+        "eight standard errors. Copies bring nothing: in the control each pair stands four times, and the error is "
         "four times what n promises."
     ),
     fields={

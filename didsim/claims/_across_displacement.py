@@ -145,19 +145,20 @@ PAIR_WORLD = {"num_classes": Count(2, 6), "reference": Simplex(), "chosen": Simp
 DISPLACEMENT = Claim(
     name="x.displacement",
     statement=(
-        "When training starts at π_ref, the mean log-likelihood of chosen responses moves at the rate (w − π_ref)·v, "
-        "with the velocity v of the logits in closed form for every objective: v = κ (w − l) for those on log-ratios."
+        "When training starts at π_ref, the mean log-likelihood of chosen responses, y_w ~ w, moves at the rate (w − "
+        "π_ref)·v, with the velocity v of the logits in closed form for every objective: v = κ (w − l) for those on "
+        "log-ratios."
     ),
     source="ours; DID paper, Section 4.2 on displacement",
     verdict="holds",
     note=(
-        "The gradient of E_w[log π] by the logits is w − π, and gradient flow moves the logits by v = −∇L. For a "
-        "loss on log-ratios all margins are 0 at π_ref, so that every pair pulls alike: v = κ (w − l), with κ = "
-        "β/2 for DPO, 1/τ for IPO, β/4 for KTO. So for κ > 0 the chosen responses fall at first exactly if (w − "
-        "π_ref)·(w − l) < 0, whichever of these losses is taken: if what they have more of than π_ref, rejected "
-        "ones have even more of. DiscoPOP at its default τ = 0.05 has κ < 0: near π_ref its loss grows with the "
-        "margin. Scores without a reference weigh pairs by their margins under π_ref; DPO-PG does not fall at "
-        "first. If w = π_ref the rate is 0 for all: see x.displacement-did."
+        "The gradient of E_w[log π] by the logits is w − π, and gradient flow moves the logits by v = −∇L. For a loss "
+        "on log-ratios all margins are 0 at π_ref, so that every pair pulls alike: v = κ (w − l), with l the "
+        "distribution of rejected responses and κ = β/2 for DPO, 1/τ for IPO, β/4 for KTO. So for κ > 0 the chosen "
+        "responses fall at first exactly if (w − π_ref)·(w − l) < 0, whichever of these losses is taken: if what they "
+        "have more of than π_ref, rejected ones have even more of. DiscoPOP at its default τ = 0.05 has κ < 0, since "
+        "its loss grows with the margin near π_ref; scores without a reference weigh pairs by their margins under "
+        "π_ref; and DPO-PG does not fall at first. If w = π_ref the rate is 0 for all: see x.displacement-did."
     ),
     fields={**PAIR_WORLD, "objective": Choice(NAMES), "point": Seed()},
     check=displacement,

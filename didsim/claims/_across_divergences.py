@@ -112,17 +112,16 @@ F_DIVERGENCE = Claim(
         "A loss of r = β f′(π/π_ref), for any divergence f and any link, is stationary at the f-regularised optimum "
         "argmax E_π[r] − β D_f(π‖π_ref)."
     ),
-    source="ours; Wang et al. 2024 on f-DPO; `didsim objective f_dpo`",
+    source="ours; Wang et al. 2024 on f-DPO; didsim objective f_dpo",
     verdict="holds-conditionally",
     note=(
-        "At the optimum r = β f′(π/π_ref) + λ, where λ makes Σ π = 1; for the reverse KL it is β log Z. First, "
-        "the loss must see differences of rewards only, so that λ cancels: one of single responses, such as "
-        "BCO's, asks for λ = 0. Second, its link must be least at the true margin m = r_i − r_j: the logistic "
-        "one is, whatever f, since p* = σ(m) says that w_i l_j σ(−m) = w_j l_i σ(m), so that the two orders of "
-        "each pair cancel. The exponential link ends at the optimum of 2β, and the others elsewhere. "
-        "Counterexample: π_ref = (½, ½), π* = (¾, ¼), β = 1, reverse KL, exponential link. All five divergences "
-        "go with the logistic link of pairs, as long as the optimum is positive, which for f′(0) finite, as "
-        "Pearson's, not every reward allows."
+        "At the optimum r = β f′(π/π_ref) + λ, where λ makes Σ π = 1; for the reverse KL it is β log Z. First, the "
+        "loss must see differences of rewards only, so that λ cancels: one of single responses, such as BCO's, asks "
+        "for λ = 0. Second, its link must be least at the true margin m = r_i − r_j: the logistic one is, whatever f, "
+        "since p* = σ(m) says that w_i l_j σ(−m) = w_j l_i σ(m), of chosen w and rejected l, so that the two orders of "
+        "each pair cancel, while the exponential one ends at the optimum of 2β. Counterexample: π_ref = (½, ½), π* = "
+        "(¾, ¼), β = 1, reverse KL, exponential link. All five divergences go with the logistic link of pairs, as long "
+        "as the optimum is positive, which for f′(0) finite, as Pearson's, not every reward allows."
     ),
     fields={
         "num_classes": Count(2, 4),

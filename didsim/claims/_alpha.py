@@ -51,8 +51,8 @@ UNIFORM = {"the reference is uniform over the vocabulary, U(y|x) = V^(−|y|)": 
 THEOREM_3_1 = Claim(
     name="alpha.thm-3.1",
     statement=(
-        "With the uniform reference U(y|x) = V^(−|y|) DPO's loss is S(β(log π_w − log π_l) − γ) with a constant γ, and "
-        "with rewards normalised by length it is SimPO's loss with this γ."
+        "With the uniform reference U(y|x) = V^(−|y|) over V tokens DPO's loss is −log σ(β(log π_w − log π_l) − γ) "
+        "with a constant γ, and with rewards normalised by length it is SimPO's loss with this γ."
     ),
     source="α-DPO paper, Theorem 3.1, Eqs. 6 and 7, Appendix A.1",
     verdict="holds-conditionally",
@@ -105,8 +105,9 @@ def length_penalty(instance: Instance) -> float:
 UNIFORM_REFERENCE = Claim(
     name="x.uniform-reference",
     statement=(
-        "With U(y|x) = V^(−|y|) as reference DPO's loss is S(β(log π_w − log π_l) + β log V (|y_w| − |y_l|)), R-DPO's "
-        "penalty of length without a reference; with log-ratios divided by length it is SimPO's with γ = 0."
+        "With U(y|x) = V^(−|y|) over V tokens as reference DPO's loss is −log σ(β(log π_w − log π_l) + β log V (|y_w| "
+        "− |y_l|)), R-DPO's penalty of length without a reference; with log-ratios divided by length it is SimPO's "
+        "with γ = 0."
     ),
     source="ours; corrects the α-DPO paper's Theorem 3.1",
     verdict="holds",
@@ -173,12 +174,13 @@ LIMIT_1 = Claim(
     source="α-DPO paper, Section 3.2 after Eq. 8; RMiPO paper, Appendix A ('when α = 1, it is equivalent to DPO')",
     verdict="fails",
     note=(
-        "With α = 1 the policy cancels: Δlog π − Δ(log π − log π_ref) = Δlog π_ref, so that the loss is S(β Δlog π_ref "
-        "− γ) whatever π is. Without the stop-gradient nothing is learnt; with it every pair keeps its weight for "
-        "ever, and no policy inside the simplex is stationary unless the weighted pairs cancel. Counterexample with γ "
-        "= 0 and no normalisation: log π = −1 and −2, log π_ref = −2 and −2, β = 1: α-DPO's loss is log 2, DPO's is "
-        "S(1) = 0.313. Standardising M does not mend it. The reference also enters with the wrong sign: DPO subtracts "
-        "β Δlog π_ref, and so does the implicit reference U·π_ref^α at α = 1."
+        "With α = 1 the policy cancels: Δlog π − Δ(log π − log π_ref) = Δlog π_ref, Δ being the difference of y_w and "
+        "y_l, so that the loss is S(β Δlog π_ref − γ), S(z) = −log σ(z), whatever π is. Without the stop-gradient "
+        "nothing is learnt; with it every pair keeps its weight for ever, and no policy inside the simplex is "
+        "stationary unless the weighted pairs cancel. Counterexample with γ = 0 and no normalisation: log π = −1 and "
+        "−2, log π_ref = −2 and −2, β = 1: α-DPO's loss is log 2, DPO's is S(1) = 0.313. Standardising M does not mend "
+        "it. The reference also enters with the wrong sign: DPO subtracts β Δlog π_ref, and so does the implicit "
+        "reference U·π_ref^α at α = 1."
     ),
     fields={"beta": BETA, "normalise": Choice((False, True)), **PAIRS},
     check=at_one,
@@ -200,9 +202,10 @@ IS_DPO = Claim(
     source="ours; corrects the α-DPO paper's remark after Eq. 8; the form is a row of its Table 2",
     verdict="holds",
     note=(
-        "Proof: β Δlog π − αβ Δlog π_ref is DPO's margin at α = 1. Between 0 and 1 this form leads from SimPO without "
-        "normalisation (π ∝ (w/l)^{1/β}) to DPO, π ∝ π_ref^α (w/l)^{1/β}: it is the interpolation that the paper "
-        "describes. The paper's own form has the reference in the opposite direction, which the control shows."
+        "Proof: β Δlog π − αβ Δlog π_ref, Δ being the difference of y_w and y_l, is DPO's margin at α = 1. Between 0 "
+        "and 1 this form leads from SimPO without normalisation (π ∝ (w/l)^{1/β}, of chosen w and rejected l) to DPO, "
+        "π ∝ π_ref^α (w/l)^{1/β}: it is the interpolation that the paper describes. The paper's own form has the "
+        "reference in the opposite direction, which the control shows."
     ),
     fields={"beta": BETA, **PAIRS},
     check=lambda i: at_one({"reference_form": "reference", **i}),

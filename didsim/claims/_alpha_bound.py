@@ -72,13 +72,13 @@ LEMMA_4_2 = Claim(
     verdict="holds-conditionally",
     note=(
         "The proof takes three steps that the statement does not: the old policy is π_ref (π/π_ref)^α, the importance "
-        "weights of Eq. 15 are replaced by the 'corrected' ones of Eq. 16, w = e^{αB}, and M is taken as B, without "
-        "the β of Eq. 10 and the z-score of Eq. 11. With all three it holds. With M = βB the two sides differ by α(β − "
-        "1) E[B σ(−A)] to first order, and the weights of Definition 4.1 add 2α E[(h_l + KL(π_ref‖π)) S(A)] on the "
-        "right: both may have the wrong sign for every small α. Counterexample with the loss of Definition 4.1 and M "
-        "of Eq. 10: two responses, π_ref = (½, ½), π = (¾, ¼), rewards 2 and 0, β = ½, γ = 0; with β = 1, where M = B, "
-        "the weights alone still violate it. Even where it holds, what bounds is not the online loss but a biased one "
-        "plus a term of either sign."
+        "weights of Eq. 15 are replaced by the 'corrected' ones of Eq. 16, w = e^{αB}, and M is taken as B = h_w − "
+        "h_l, h = log π/π_ref, without the β of Eq. 10 and the z-score of Eq. 11; with all three it holds. With M = βB "
+        "the left side exceeds the right one by α(β − 1) E[B σ(−A)] to first order, A being SimPO's margin, and the "
+        "weights of Definition 4.1 add 2α E[−(h_l + KL(π_ref‖π)) log σ(A)] on the right: both may have the wrong sign "
+        "for every small α. Counterexample with the loss of Definition 4.1 and M of Eq. 10: two responses, π_ref = (½, "
+        "½), π = (¾, ¼), rewards 2 and 0, β = ½, γ = 0. With β = 1, where M = B, the weights alone still violate it. "
+        "Even where it holds, what bounds is not the online loss but a biased one plus a term of either sign."
     ),
     fields={
         "num_classes": Count(2, 4),
@@ -150,7 +150,8 @@ EXPONENTIAL_WEIGHTS = "the weights are the corrected ones, w = e^{αM}"
 LOWER_BOUND = Claim(
     name="x.lower-bound",
     statement=(
-        "For every single pair, every α ≥ 0 and M as in Eq. 10, S(A − αM) ≤ e^{αM} S(A) + αM (log σ(A) − σ(A) + 1)."
+        "For every single pair, every margin A, every α ≥ 0 and M as in Eq. 10, S(A − αM) ≤ e^{αM} S(A) + αM (log σ(A) "
+        "− σ(A) + 1), where S(z) = −log σ(z)."
     ),
     source="ours; corrects and extends the α-DPO paper's Lemma 4.2",
     verdict="holds",
@@ -158,9 +159,9 @@ LOWER_BOUND = Claim(
         "With the same αM in the target, the weight and the last term no small α is needed, and no expectation. Proof: "
         "let t = αM, u = e^{−A}, so that S(A) = log(1 + u) and S(A − t) = log(1 + u e^t). Right minus left is f(t) = "
         "(e^t − t) log(1 + u) + t u/(1 + u) − log(1 + u e^t), with f(0) = 0 and f′(t) = (e^t − 1) [log(1 + u) − u/((1 "
-        "+ u)(1 + u e^t))]. The bracket is positive, since log(1 + u) ≥ u/(1 + u), so that f falls before 0 and rises "
-        "after it. A may be normalised by length and M not, since the proof needs no relation between them. The "
-        "weights are those of an old policy π_ref (π/π_ref)^{αβ} under Eq. 16."
+        "+ u)(1 + u e^t))], whose bracket is positive, since log(1 + u) ≥ u/(1 + u): f falls before 0 and rises after "
+        "it. A may be normalised by length and M not, since the proof needs no relation between them. The weights are "
+        "those of an old policy π_ref (π/π_ref)^{αβ} under Eq. 16."
     ),
     fields={"beta": BETA, "gamma": Reals(), "alpha": BETA, **PAIRS},
     check=pair_bound,
@@ -212,17 +213,18 @@ CORRECTED_WEIGHTS = Claim(
     source="α-DPO paper, Section 4.1 after Eq. 16 ('functions as a variance reduction technique')",
     verdict="fails",
     note=(
-        "Let ρ = π_old/π_ref. Exact weights ρ_w ρ_l have variance (Eρ²)² − 1, corrected ones ρ_w/ρ_l have E[ρ²] "
-        "E[ρ^−2] − (E[ρ^−1])². Dividing by ρ_l trades large weights, where the old policy has more mass than π_ref, "
+        "Let ρ = π_old/π_ref. Exact weights ρ_w ρ_l have variance (E[ρ²])² − 1, corrected ones ρ_w/ρ_l have E[ρ²] "
+        "E[ρ^−2] − (E[ρ^−1])²: dividing by ρ_l trades large weights, where the old policy has more mass than π_ref, "
         "for larger ones where it has less. Counterexample: π_ref = (½, ½), π_old = (¾, ¼) gives 0.5625 for the exact "
         "weights and 1 for the corrected ones. For two responses under a uniform reference it is never smaller: with ρ "
-        "= 1 ± d the ratio of the variances is 1/(1 − d²)². For ρ close to 1 the difference is −2 E[(ρ − 1)³] to third "
-        "order, so that it takes an old policy that raises a few responses much to gain."
+        "= 1 ± d the ratio of the variances is 1/(1 − d²)². For ρ close to 1 the corrected variance minus the exact "
+        "one is −2 E[(ρ − 1)³] to third order, so that it takes an old policy that raises a few responses much to "
+        "gain."
     ),
     fields=OLD,
     check=more_variance,
-    tolerance=1e-6,
-    reason="variances of weights that cancel to 1e-16 of their size, with room",
+    tolerance=ROUNDING,
+    reason="the rounding of variances relative to them, with room for weights that hardly vary",
     assumptions={INDEPENDENT: lambda i: "rejected" not in i},
     control=Control(
         breaks=INDEPENDENT,

@@ -59,14 +59,14 @@ LEMMA_4_3 = Claim(
     name="alpha.lem-4.3",
     statement=(
         "TDPO's margin δ = β SeqKL(y_l; π_ref‖π) − β SeqKL(y_w; π_ref‖π) is approximately α-DPO's margin M = β(h_w − "
-        "h_l)."
+        "h_l), h = log π/π_ref."
     ),
     source="α-DPO paper, Lemma 4.3, Eqs. 18 and 19, Appendix A.3",
     verdict="fails",
     note=(
         "A sum of expectations over all tokens is replaced by the log-ratio of the tokens that were drawn. The sign "
         "agrees, though the proof in Appendix A.3 uses log π/π_ref for the KL, which has the wrong sign, and then "
-        "turns it round in its last line. The size does not: two responses that differ in their last token alone have "
+        "turns it round in its last line; the size does not: two responses that differ in their last token alone have "
         "the same prefixes, hence δ = 0, whatever M is. Counterexample: at most two tokens of a vocabulary of one, "
         "π_ref = ½ throughout, π = ½ in the first decision and ¾ to go on in the second. δ between the two responses "
         "of length 2 is 0, M is β log 3. Near the reference it is worst: M is of first order in π − π_ref and δ, a KL, "
@@ -325,12 +325,12 @@ LENGTHS_FLIP = Claim(
     source="ours; explains the α-DPO paper's Table 2, row 'w/o sg'",
     verdict="holds",
     note=(
-        "Proof: the margin is β[a − αh] of y_w minus that of y_l, a = log π/|y|; its derivative by log π(y) is β/|y| − "
-        "αβ without the stop and β/|y| with it, and the outer derivative is the same. With α = 0.05 a chosen response "
-        "of more than 20 tokens is pushed down and a rejected one up. If all responses are shorter than 1/α, all "
-        "slopes are positive and the stationary policy is the same with and without the stop-gradient, by the lemma of "
-        "didsim.optima. A standardised margin has α|y|/σ_M in place of α|y|, and a spread with a gradient of its own: "
-        "the control shows that the formula is then another."
+        "Proof: the margin is β[a − αh] of y_w minus that of y_l, a = log π/|y|, h = log π/π_ref; its derivative by "
+        "log π(y) is β/|y| − αβ without the stop and β/|y| with it, and the outer derivative is the same. With α = "
+        "0.05 a chosen response of more than 20 tokens is pushed down and a rejected one up. If all responses are "
+        "shorter than 1/α, all slopes are positive and the stationary policy is the same with and without the "
+        "stop-gradient, by the lemma of didsim.optima. A standardised margin has α|y|/σ_M in place of α|y|, σ_M being "
+        "its standard deviation, which has a gradient of its own: the control shows that the formula is then another."
     ),
     fields={"beta": BETA, "gamma": Reals(), "alpha": BETA, **PAIRS},
     check=scaled_gradient,

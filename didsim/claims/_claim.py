@@ -20,7 +20,7 @@ class Control:
 
     Attributes:
         breaks: the assumption that it breaks, as the claim words it.
-        instance: its data; it meets all other assumptions.
+        instance: its data; it meets all other assumptions, and the condition of the claim, if there is one.
     """
 
     breaks: str

@@ -47,12 +47,15 @@ def likelihoods(problem: Problem, beta: float, rate: float, steps: int, start: P
 def rise(instance: Instance) -> float:
     """Return by how much E log π(y_w) ever exceeds its first value, in training or where DPO ends, in nats."""
     problem, beta = pairs_of(instance), instance["beta"]
-    path = likelihoods(problem, beta, 1.0 / max(beta, beta**2), PATH_STEPS)
+    start = Policy.from_probs(instance["start"]) if "start" in instance else None
+    path = likelihoods(problem, beta, 1.0 / max(beta, beta**2), PATH_STEPS, start)
     end = float(problem.chosen.probs @ dpo_optimum(problem, beta).log_probs)
     return max(0.0, float(path.max() - path[0]), end - float(path[0]))
 
 
 HIGH = "H(q) is above H(π_ref), with q the differential information that DPO learns"
+
+FROM_REFERENCE = "DPO starts at π_ref"
 
 
 def is_high(instance: Instance) -> bool:
@@ -79,35 +82,34 @@ LLD = Claim(
     source="DID paper, Section 4.2",
     verdict="holds-conditionally",
     note=(
-        "If y_w ~ π_ref, as in the paper's construction, it falls whatever the entropy: E log π(y_w) is then "
-        "−H(π_ref) − KL(π_ref ‖ π), largest at π = π_ref, where DPO starts. So the high entropy explains nothing "
-        "there: information of low entropy makes it fall as well. If y_w comes from another distribution w, entropy "
-        "does not decide: the sign at the start is that of ⟨w − π_ref, w − π_l⟩ (x.lld-sign). With π_ref = π_l = "
-        "(4, 1)/5, w = (9, 1)/10 and β = 1, DPO ends at w: the likelihood rises by 0.037 nats, although H(q) = 0.617 "
-        "nats is above H(π_ref) = 0.500."
+        "If y_w ~ π_ref, as in the paper's construction, it falls whatever the entropy: E log π(y_w) is then −H(π_ref) "
+        "− KL(π_ref ‖ π), largest at π = π_ref, where DPO starts; the control starts elsewhere. So the high entropy "
+        "explains nothing there: information of low entropy makes it fall as well. If y_w comes from another "
+        "distribution w, entropy does not decide: the sign at the start is that of ⟨w − π_ref, w − π_l⟩ (x.lld-sign). "
+        "With π_ref = π_l = (4, 1)/5, w = (9, 1)/10 and β = 1, DPO ends at w: the likelihood rises by 0.037 nats, "
+        "although H(q) = 0.617 nats is above H(π_ref) = 0.500."
     ),
     fields=WORLD,
     check=rise,
     tolerance=1e-9,
     reason="a mean of log-probabilities, exact to rounding",
     cost=4,
-    assumptions={HIGH: is_high},
+    assumptions={HIGH: is_high, FROM_REFERENCE: lambda i: "start" not in i},
     condition=("chosen responses are drawn from π_ref", lambda i: i["pull"] == 0.0),
     corrected="x.lld-sign",
     control=Control(
-        breaks=HIGH,
+        breaks=FROM_REFERENCE,
         instance={
             "num_classes": 2,
-            "reference": [0.5, 0.5],
+            "reference": [0.8, 0.2],
             "towards": [0.8, 0.2],
-            "rejected": [0.5, 0.5],
-            "pull": 1.0,
+            "rejected": [0.8, 0.2],
+            "pull": 0.0,
             "beta": 1.0,
+            "start": [0.5, 0.5],
         },
     ),
 )
-
-FROM_REFERENCE = "DPO starts at π_ref"
 
 
 def first_step(instance: Instance) -> float:
@@ -130,8 +132,9 @@ def first_step(instance: Instance) -> float:
 LLD_SIGN = Claim(
     name="x.lld-sign",
     statement=(
-        "Under the gradient flow of the population DPO loss from π_ref, d/dt E log π(y_w) = (β/2) ⟨w − π_ref, w − π_l⟩ "
-        "at the start, whatever the entropies; if w = π_ref this is 0, and E log π(y_w) never exceeds its first value."
+        "Under the gradient flow of the population DPO loss from π_ref, with y_w ~ w, d/dt E log π(y_w) = (β/2) ⟨w − "
+        "π_ref, w − π_l⟩ at the start, whatever the entropies; if w = π_ref this is 0, and E log π(y_w) never exceeds "
+        "its first value."
     ),
     source="ours, the corrected form of DID paper, Section 4.2",
     verdict="holds",

@@ -19,6 +19,8 @@ REINFORCES = "π reinforces π_ref: the strength is positive"
 
 SMOOTHS = "π smooths π_ref: the strength is positive"
 
+IS_DID = "q is the differential information from π_ref to π"
+
 ENTROPIES = "entropies are exact to rounding"
 
 NEARLY_NONE = 0.01
@@ -61,8 +63,9 @@ def spares_the_rare(reference: Any, policy: Policy) -> bool:
 
 
 def excess(instance: Instance, policy: Policy) -> float:
-    """Return H(q) − H(π_ref) in nats."""
-    return float(entropy(did(policy, instance["reference"])) - entropy(instance["reference"]))
+    """Return H(q) − H(π_ref) in nats; q may be given."""
+    q = instance.get("q", did(policy, instance["reference"]))
+    return float(entropy(q) - entropy(instance["reference"]))
 
 
 def span(instance: Instance, policy: Policy) -> float:
@@ -111,13 +114,14 @@ CLAIM_REINFORCE = Claim(
     source="DID paper, Claim 4.1 and Appendix E",
     verdict="holds-conditionally",
     note=(
-        "For π ∝ π_ref^{1/τ} it is q ∝ π_ref^s with s = 1/τ − 1. Since dH(q)/ds = −s Var_q(log π_ref), the entropy "
-        "falls from log K at s = 0, and passes H(π_ref) exactly at s = 1: there q = π_ref. So of all reinforcements "
-        "τ < 1 only those with τ < 1/2 have H(q) < H(π_ref), and those with 1/2 < τ < 1 have H(q) > H(π_ref). "
-        "The paper's own τ = 0.8 with π_ref = (4, 1)/5 gives H(q) = 0.678 nats against 0.500. If the top m "
-        "responses are boosted by a factor c, it holds exactly if h(t) + t log m + (1 − t) log(K − m) < H(π_ref), with "
-        "t = mc/(mc + K − m) and h(t) = −t log t − (1 − t) log(1 − t); never if H(π_ref) ≤ log m. "
-        "In both families it is the size of the update that counts: a small one has a nearly uniform q."
+        "For π ∝ π_ref^{1/τ} it is q ∝ π_ref^s with s = 1/τ − 1, and since dH(q)/ds = −s Var_q(log π_ref), the entropy "
+        "falls from log K at s = 0 and passes H(π_ref) exactly at s = 1, where q = π_ref: of all reinforcements τ < 1 "
+        "only those with τ < 1/2 have H(q) < H(π_ref). For example τ = 0.8 with π_ref = (4, 1)/5 gives H(q) = 0.678 "
+        "nats against 0.500. If the top m responses are boosted by a factor c, it holds exactly if h(t) + t log m + (1 "
+        "− t) log(K − m) < H(π_ref), with t = mc/(mc + K − m) and h(t) = −t log t − (1 − t) log(1 − t); never if "
+        "H(π_ref) ≤ log m. In both families it is the size of the update that counts: a small one has a nearly uniform "
+        "q. Beyond the boundary the conclusion always follows: the control therefore takes the q of half an update, "
+        "(2, 1)/3, for that of τ = 1/2, which is (4, 1)/5."
     ),
     fields={**UPDATE, "family": Choice(("temperature", "top")), "top": Count(1, 2)},
     check=lambda i: max(0.0, excess(i, reinforced(i))),
@@ -127,6 +131,7 @@ CLAIM_REINFORCE = Claim(
         REINFORCES: lambda i: i["strength"] > 0.0,
         BOUNDED: lambda i: is_bounded(i["reference"], reinforced(i)),
         RARE: lambda i: spares_the_rare(i["reference"], reinforced(i)),
+        IS_DID: lambda i: "q" not in i,
     },
     condition=(
         "τ ≤ 1/2, or of boosted responses h(t) + t log m + (1 − t) log(K − m) ≤ H(π_ref)",
@@ -134,8 +139,15 @@ CLAIM_REINFORCE = Claim(
     ),
     corrected="x.temperature-entropy",
     control=Control(
-        breaks=REINFORCES,
-        instance={"num_classes": 2, "reference": [0.8, 0.2], "strength": -0.5, "family": "temperature", "top": 1},
+        breaks=IS_DID,
+        instance={
+            "num_classes": 2,
+            "reference": [0.8, 0.2],
+            "strength": 1.0,
+            "family": "temperature",
+            "top": 1,
+            "q": [2.0 / 3.0, 1.0 / 3.0],
+        },
     ),
     picture=draw_entropy_of_temperature,
 )
@@ -150,8 +162,8 @@ def wrong_side(instance: Instance) -> float:
 TEMPERATURE_ENTROPY = Claim(
     name="x.temperature-entropy",
     statement=(
-        "If π ∝ π_ref^{1/τ} with τ < 1, then H(q) is below H(π_ref) for τ < 1/2, equal to it at τ = 1/2, where "
-        "q = π_ref, and above it for 1/2 < τ < 1."
+        "If π ∝ π_ref^{1/τ} with τ < 1 and π_ref is not uniform, then H(q) is below H(π_ref) for τ < 1/2, equal to it "
+        "at τ = 1/2, where q = π_ref, and above it for 1/2 < τ < 1."
     ),
     source="ours, the corrected form of DID paper, Claim 4.1",
     verdict="holds",
@@ -261,8 +273,6 @@ def identity_error(instance: Instance) -> float:
     q = instance.get("q", did(instance["target"], instance["reference"]))
     return abs(sum(four_divergences(instance)) - float(entropy(q) - entropy(instance["reference"])))
 
-
-IS_DID = "q is the differential information from π_ref to π"
 
 IDENTITY_E = Claim(
     name="did.app-E-identity",

@@ -16,6 +16,8 @@ LAW = "the power law q_{π_ref/π_l} ∝ q_{π*/π_ref}^β"
 
 ORDERED = "each log-margin grows from π_l to π_ref by more than T exactly if it does from π_ref to π*"
 
+NOT_TURNED = "the distribution on the left leads from π_l to π_ref, and not back"
+
 TRIPLE = {"num_classes": Count(2, 4), "reference": Simplex(), "target": Simplex(), "beta": BETA}
 
 BENT = {**TRIPLE, "bend": Choice((0.0, 1.0))}
@@ -56,8 +58,12 @@ def disagreement(first: FloatArray, second: FloatArray, level: float) -> float:
 
 
 def off_power_law(instance: Instance) -> float:
-    """Return how far the DIDs are from a power law with a positive exponent, relative to margins above 1 nat."""
+    """Return how far the DIDs are from a power law with a positive exponent, relative to margins above 1 nat.
+
+    The one on the left may be turned, for a control.
+    """
     first, second = gains(instance)
+    first = -first if "turned" in instance else first  # q_{π_l/π_ref}
     largest = max(1.0, float(np.ptp(first)))
     flat = float(np.abs(first - first.mean()).max())
     if np.ptp(second) < ROUNDING:
@@ -96,30 +102,32 @@ THEOREM_3_5_FORWARD = Claim(
     source="DID paper, Theorem 3.5 (1 ⇒ 2), Appendix F.4, Case 1",
     verdict="holds-conditionally",
     note=(
-        "Here x ≫ y means x > y + T with a threshold T ≥ 0. An order at one level says which gains are larger, "
-        "not how much larger they are. Take π_ref = (1, 1, 2)/4, π* = (1, 2, 7)/10, π_l = (2, 1, 1)/4: π*/π_ref ∝ "
-        "(2, 4, 7) and π_ref/π_l ∝ (1, 2, 4) are in the same order, yet no power of one is the other. A large T makes "
-        "it worse: then no pair may qualify on either side, and the premise is empty. The printed proof "
-        "concludes from 'both preference probabilities are nearly 1' that reward differences are nearly equal, but σ "
-        "is flat there. What helps is the order at every level; with two responses and T = 0 nothing more is needed."
+        "Here x ≫ y means x > y + T with a threshold T ≥ 0, and an order at one level says which gains are larger, not "
+        "how much larger they are. Take π_ref = (1, 1, 2)/4, π* = (1, 2, 7)/10, π_l = (2, 1, 1)/4: π*/π_ref ∝ (2, 4, "
+        "7) and π_ref/π_l ∝ (1, 2, 4) are in the same order, yet no power of one is the other; and with a large T no "
+        "pair may qualify on either side, so that the premise is empty. The printed proof concludes from 'both "
+        "preference probabilities are nearly 1' that reward differences are nearly equal, but σ is flat there. What "
+        "helps is the order at every level (x.log-margin-levels); with two responses and T = 0 nothing more is needed. "
+        "Where that condition is met so is the conclusion, whatever the policies are: the control therefore turns "
+        "q_{π_ref/π_l} round, to q_{π_l/π_ref}."
     ),
     fields={**BENT, "threshold": LEVEL},
     check=off_power_law,
     tolerance=ROUNDING,
     reason=RELATIVE,
-    assumptions={ORDERED: ordered},
+    assumptions={ORDERED: ordered, NOT_TURNED: lambda i: "turned" not in i},
     condition=EVERY_LEVEL,
     corrected="x.log-margin-levels",
     control=Control(
-        breaks=ORDERED,
+        breaks=NOT_TURNED,
         instance={
-            "num_classes": 2,
-            "reference": [0.5, 0.5],
-            "target": [0.8, 0.2],
+            "num_classes": 3,
+            "reference": [0.25, 0.25, 0.5],
+            "target": [0.1, 0.2, 0.7],
             "beta": 1.0,
             "bend": 0.0,
             "threshold": 0.0,
-            "rejected": [0.8, 0.2],
+            "turned": True,
         },
     ),
 )

@@ -257,8 +257,8 @@ APPENDIX_K_GREEDY = Claim(
     ),
     fields=GREEDY_WORLD,
     check=greedy_against_did,
-    tolerance=1e-6,
-    reason="the probe's entropy is e^{−400} from its limit",
+    tolerance=ROUNDING,
+    reason="the probe's entropy is e^{−400} from its limit: what is left is rounding",
     assumptions={RIGHT_WAY: lambda i: "swapped" not in i},
     corrected="x.greedy-probe",
     cost=4,
@@ -274,16 +274,16 @@ GREEDY_PROBE = Claim(
     source="corrects Appendix K of the DID paper",
     verdict="holds",
     note=(
-        "Let a and b be the greedy responses of π and π_ref. If a = b the margin is 0 whatever the probe, and nothing "
-        "moves. If not, the gradient of S(log π̃_a − log π̃_b) by the logits is −σ(−m)(e_a − e_b): only two logits move, "
-        "by opposite amounts, and m grows without end like log t. All others stay, so that π̃_a tends to 1 and the "
-        "entropy to 0. So this estimate depends on π only through which response is the likeliest. The control draws "
-        "responses in place of decoding them greedily, and the probe ends at q."
+        "Let a and b be the greedy responses of π and π_ref; if a = b the margin is 0 whatever the probe π̃, and "
+        "nothing moves. If not, the gradient of −log σ(m), m = log π̃_a − log π̃_b, by the logits is −σ(−m)(e_a − "
+        "e_b): only two logits move, by opposite amounts, and m grows without end like log t. All others stay, so that "
+        "π̃_a tends to 1 and the entropy to 0. So this estimate depends on π only through which response is the "
+        "likeliest. The control draws responses in place of decoding them greedily, and the probe ends at q."
     ),
     fields=GREEDY_WORLD,
     check=greedy_against_limit,
-    tolerance=1e-6,
-    reason="the probe's entropy is e^{−400} from its limit",
+    tolerance=ROUNDING,
+    reason="the probe's entropy is e^{−400} from its limit: what is left is rounding",
     assumptions={"both responses are decoded greedily": lambda i: "decoding" not in i},
     cost=4,
     control=Control(

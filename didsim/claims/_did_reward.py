@@ -74,12 +74,21 @@ THEOREM_3_4_IF = Claim(
 )
 
 SAME_REWARD = 1e-3
-"""Rewards that differ by less count as the same."""
+"""Rewards that differ by less count as the same, in units of β above 1."""
+
+
+def each_target(instance: Instance) -> list[Instance]:
+    """Return one instance for each target, with its own rejected responses if they are given."""
+    rejected = instance.get("rejected")
+    if rejected is None:
+        return [{**instance, "target": target} for target in instance["targets"]]
+    both = zip(instance["targets"], rejected, strict=True)
+    return [{**instance, "target": target, "rejected": own} for target, own in both]
 
 
 def problems_of(instance: Instance) -> list[Problem]:
     """Return one DID problem for each target, all with the same π_ref and β."""
-    return [problem_of({**instance, "target": target}) for target in instance["targets"]]
+    return [problem_of(each) for each in each_target(instance)]
 
 
 def tuned_alpha(instance: Instance) -> float:
@@ -99,7 +108,11 @@ def other_reward(instance: Instance) -> BoundObjective:
 
 
 def another_reward(instance: Instance) -> float:
-    """Return by how much a reward that recovers every target differs from β log π/π_ref + C; 0 if it misses one."""
+    """Return by how much a reward that recovers every target differs from β log π/π_ref + C; 0 if it misses one.
+
+    It is in units of β above 1. The rewards are compared at two policies, of which the uniform one tells their
+    coefficients of log π_ref apart, and the other one those of log π.
+    """
     problems, loss = problems_of(instance), other_reward(instance)
     for problem in problems:
         formula = closed_form(problem, loss)
@@ -108,13 +121,13 @@ def another_reward(instance: Instance) -> float:
     if any(distance(solve(problem, loss, starts=1).policy, problem.target) > SOLVED for problem in problems):
         return 0.0
     log_ref = torch.tensor(problems[0].reference.log_probs)
-    uniform = torch.full_like(log_ref, -np.log(len(log_ref)))
+    lopsided = torch.log_softmax(torch.eye(len(log_ref), dtype=log_ref.dtype)[0], dim=0)
     dpo, found = objective("dpo", beta=instance["beta"]), 0.0
-    for log_pi in (uniform, log_ref):
+    for log_pi in (torch.full_like(log_ref, -np.log(len(log_ref))), lopsided):
         responses = Responses(log_pi, log_ref, torch.ones_like(log_ref))
         difference = loss.implicit_reward(responses) - dpo.implicit_reward(responses)
         found = max(found, spread(difference.numpy()))
-    return found
+    return found / max(1.0, instance["beta"])
 
 
 def several(instance: Instance) -> bool:
@@ -137,27 +150,27 @@ RISES = "the reward rises with π: α > 0"
 
 ENCODED = "preferences encode the differential information to each target"
 
-BACKWARDS: Instance = {
-    "num_targets": 1,
+OTHER_EXPONENT: Instance = {
+    "num_targets": 2,
     "num_classes": 2,
-    "reference": [0.75, 0.25],
-    "targets": [[0.9, 0.1]],
+    "reference": [0.5, 0.5],
+    "targets": [[0.8, 0.2], [0.9, 0.1]],
     "beta": 2.0,
-    "kappa": 0.0,
-    "alpha": 0.5,
-    "rejected": [0.5, 0.5],
+    "kappa": 1.0,
+    "alpha": 1.0,
+    "rejected": [[0.2, 0.8], [0.1, 0.9]],
 }
-"""Rejected responses that belong to β = 1, while β = 2."""
+"""Two targets, whose rejected responses belong to β = 1, while β = 2: so r = log π/π_ref recovers both."""
 
 
 def all_moderate(instance: Instance) -> bool:
     """Return whether the problems of all targets are moderate."""
-    return all(is_moderate({**instance, "target": target}) for target in instance["targets"])
+    return all(is_moderate(each) for each in each_target(instance))
 
 
 def all_encoded(instance: Instance) -> bool:
     """Return whether the power law holds for all targets."""
-    return all(encodes({**instance, "target": target}) for target in instance["targets"])
+    return all(encodes(each) for each in each_target(instance))
 
 
 THEOREM_3_4_ONLY_IF = Claim(
@@ -167,26 +180,26 @@ THEOREM_3_4_ONLY_IF = Claim(
     source="DID paper, Theorem 3.4 (⇒), Appendix F.3",
     verdict="holds-conditionally",
     note=(
-        "For one given target other rewards end at π* too. Take π_ref = (3/4, 1/4), π* = (9/10, 1/10) and β = 1: then "
-        "p* = π_ref, and r = ½ log π, without any reference, ends at p*² ∝ (9, 1), which is π*; with three responses "
-        "π_ref = (1, 1, 2)/4 and π* = (1, 1, 4)/6 do the same. This is the paper's own temperature family: if "
-        "π* ∝ π_ref^{1/τ}, then r = α (log π − κ log π_ref), the form that is checked, recovers π* exactly at "
-        "α = β (1 − τ)/(1 − κτ), if that is positive; κ = 0 serves for every τ < 1. "
-        "The printed proof asks for P(Y | r) ∝ q^β at all π, while recovery needs it at π = π* only. If one reward, a "
-        "continuous function of π, is to recover every target uniquely, only the printed form is left: π ↦ r mod "
-        "constants is then one to one, its image is open (invariance of domain), and a minimum of the strictly convex "
-        "loss over an open set is the free one, so that r = β log π*/π_ref + C at each π = π*. Losses other than the "
-        "logistic one may recover every target as well: see x.exponential-link."
+        "For one given target other rewards end at π* too: with π_ref = (3/4, 1/4), π* = (9/10, 1/10) and β = 1 it is "
+        "p* = π_ref, and r = ½ log π, without any reference, ends at p*² ∝ (9, 1), which is π*. This is the paper's "
+        "own temperature family: if π* ∝ π_ref^{1/τ}, then r = α (log π − κ log π_ref), the form that is checked, "
+        "recovers π* exactly at α = β (1 − τ)/(1 − κτ), if that is positive. The printed proof asks for P(Y | r) ∝ q^β "
+        "at all π, while recovery needs it at π = π* only. If one reward, a continuous function of π, is to recover "
+        "every target uniquely, only the printed form is left: π ↦ r mod constants is then one to one, its image is "
+        "open (invariance of domain), and a minimum of the strictly convex loss over an open set is the free one, so "
+        "that r = β log π*/π_ref + C at each π = π*. Losses other than the logistic one may recover every target as "
+        "well (x.exponential-link); in the control the pairs encode β = 1 in place of 2, and r = log π/π_ref recovers "
+        "both targets."
     ),
     fields=REWARDS,
     check=another_reward,
     tolerance=SAME_REWARD,
-    reason="recovery is known to 1e-7 nats and targets differ by 1e-2, which fixes α to one part in 1e5",
+    reason="recovery is known to 1e-7 nats and targets differ by 1e-2, which fixes α/β to 1e-5, and rewards to 1e-4 β",
     cost=4,
     assumptions={RISES: lambda i: tuned_alpha(i) > 1e-6, ENCODED: all_encoded, RESOLVABLE: all_moderate},
     condition=("the same reward has to recover two targets that differ by 0.01 nats or more", several),
     corrected="x.one-reward-for-all",
-    control=Control(breaks=ENCODED, instance=BACKWARDS),
+    control=Control(breaks=ENCODED, instance=OTHER_EXPONENT),
 )
 
 
@@ -212,7 +225,7 @@ THEOREM_3_4 = replace(
     fields={**REWARDS, "num_targets": Count(2, 2)},
     check=both_directions,
     tolerance=1.0,
-    reason="each direction in units of its own tolerance: 1e-7 nats for the policy, 1e-3 nats for the reward",
+    reason="each direction in units of its own tolerance: 1e-7 nats for the policy, 1e-3 for the reward, in nats or β",
     cost=20,
 )
 
@@ -271,7 +284,7 @@ ONE_REWARD_FOR_ALL = Claim(
             "beta": 1.0,
             "kappa": 0.0,
             "alpha": 1.0,
-            "rejected": [0.2, 0.8],
+            "rejected": [[0.2, 0.8], [0.2, 0.8]],
         },
     ),
 )
@@ -288,15 +301,19 @@ HALF = "the exponential loss has β/2"
 
 EXPONENTIAL_LINK = Claim(
     name="x.exponential-link",
-    statement="From the same pairs the exponential loss e^{−(β/2)(h_w − h_l)} recovers every target, as DPO does at β.",
+    statement=(
+        "From the same pairs the exponential loss e^{−(β/2)(h_w − h_l)}, h = log π/π_ref, recovers every target, as "
+        "DPO does at β."
+    ),
     source="ours, an answer to DID paper, Theorem 3.4",
     verdict="holds",
     note=(
-        "A link f of the margin leads to π* if w_i l_j f′(m) = w_j l_i f′(−m) for every pair at m = b (h_i − h_j), "
-        "h = log π*/π_ref. Since w_i l_j/(w_j l_i) = e^{β(h_i − h_j)}, every link with f′(−m)/f′(m) = e^{cm} does, at "
-        "b = β/c. The logistic one has c = 1 and the exponential one c = 2, and both are strictly convex, so that "
-        "nothing else is stationary (the lemma in didsim.optima). So the logistic loss is not the only one that "
-        "recovers π*; the control takes the exponential loss at β itself, which stops short of it."
+        "Let w and l be the distributions of y_w and y_l, and h* = log π*/π_ref: a link f of the margin leads to π* if "
+        "w_i l_j f′(m) = w_j l_i f′(−m) for every pair at m = b (h*_i − h*_j). Since w_i l_j/(w_j l_i) = e^{β(h*_i − "
+        "h*_j)}, every link with f′(−m)/f′(m) = e^{cm} does, at b = β/c. The logistic one has c = 1 and the "
+        "exponential one c = 2, and both are strictly convex, so that nothing else is stationary (the lemma in "
+        "didsim.optima). So the logistic loss is not the only one that recovers π*; the control takes the exponential "
+        "loss at β itself, which stops short of it."
     ),
     fields={**WORLD, "beta": BETA},
     check=exponential,

@@ -94,14 +94,13 @@ THEOREM_2_1 = Claim(
     verdict="holds-conditionally",
     note=(
         "Likelihood and E KL differ by the entropy of the labels, which no reward changes: that half is an identity. "
-        "The other half needs more than that every response occurs. Take four responses with p* = (1, 1, 2, 2)/6, and "
-        "compare only 0 with 1 and 2 with 3: all are covered, frequencies are exact (one half each), and nothing says "
-        "how much mass each couple has, so the likelihood is as large for the uniform distribution as for p*. "
-        "If the comparisons connect all responses, the loss is strictly convex in reward differences, and p* is the "
-        "only solution. 'Sufficiently large' means here that frequencies equal p*: of one single pair no finite "
-        "maximum exists. The "
-        "control restricts rewards to a line of features that cannot represent p*: the most likely reward then "
-        "is not the one that is nearest to p* in KL, because the first weighs margins and the second moments."
+        "The other half needs more than that every response occurs: with p* = (1, 1, 2, 2)/6 compare only 0 with 1 and "
+        "2 with 3, and all are covered, frequencies are exact (one half each), and the likelihood is as large for the "
+        "uniform distribution as for p*. If the comparisons connect all responses, the loss is strictly convex in "
+        "reward differences, and p* is the only solution. 'Sufficiently large' means here that frequencies equal p*: "
+        "of one single pair no finite maximum exists. The control allows only rewards that are multiples of one "
+        "feature, none of which gives p*: the likeliest of them is not the one whose distribution is nearest to p* in "
+        "KL."
     ),
     fields={"num_classes": Count(3, 5), "seed": Seed(), "reward": Reals(sizes=("num_classes",))},
     check=matching,

@@ -150,13 +150,13 @@ THEOREM_H_5 = Claim(
     source="DID paper, Theorem H.5, Definition H.2",
     verdict="holds-conditionally",
     note=(
-        "The proof shows that L(y_l) has no negative slope along Δθ. But wherever something is projected out "
-        "that slope is exactly 0, and then the curvature decides, as the definition of a descent direction has "
-        "it. For a table of logits or a log-linear policy L(y_l) is a log-sum-exp minus a linear function, so "
-        "convex, and cannot fall: there the theorem holds. A policy whose logits bend, as those of a neural "
-        "network do, can lower L(y_l) for all small steps. Counterexample: three responses, π uniform at θ = 0, "
-        "logits φ·θ + ½ c θ·θ with φ = (2, 1), (1, 1), (−3, −2) and c = (0, 1, 0), and one pair of responses 0 "
-        "and 1: the step goes along (1, −1), and there the second derivative of L(y_l) is 1/3 − 2/3 < 0."
+        "The proof shows that L(y_l) has no negative slope along Δθ. But wherever something is projected out that "
+        "slope is exactly 0, and then the curvature decides, as the definition of a descent direction has it. For a "
+        "table of logits or a log-linear policy L(y_l) is a log-sum-exp minus a linear function, so convex, and cannot "
+        "fall: there the theorem holds. A policy whose logits bend, as those of a neural network do, can lower L(y_l) "
+        "for all small steps. Counterexample: three responses, π uniform at θ = 0, logits φ·θ + ½ c θ·θ with φ = (2, "
+        "1), (1, 1), (−3, −2) and c = (0, 1, 0), and one pair, of chosen 0 and rejected 1: the step goes along (1, "
+        "−1)/√2, and there the second derivative of L(y_l) is 1/3 − 2/3 < 0."
     ),
     fields={**BATCH, "bends": Choice((False, True)), "curvature": Reals(sizes=("num_classes",))},
     check=lowers_rejected,
@@ -207,7 +207,10 @@ def one_margin(instance: Instance) -> bool:
 
 COROLLARY_H_5_1 = Claim(
     name="did.cor-H.5.1",
-    statement="For every f with f′ < 0, Δθ of DPO-PG is a descent direction of the loss f(β(h_w − h_l)) of a batch.",
+    statement=(
+        "For every f with f′ < 0, Δθ of DPO-PG is a descent direction of the loss f(β(h_w − h_l)) of a batch, h = log "
+        "π/π_ref."
+    ),
     source="DID paper, Corollary H.5.1; Appendix H: “guaranteed to reduce the DPO loss under small step sizes”",
     verdict="holds-conditionally",
     note=(
@@ -369,8 +372,8 @@ DPO_PG_RMSPROP = Claim(
     ),
     fields=LOGITS,
     check=rescaled,
-    tolerance=1e-6,
-    reason="the change of log-probabilities by a step of 1e-2 nats, relative to the step",
+    tolerance=ROUNDING,
+    reason="the rounding of the change of log-probabilities by a step of 1e-2 nats, relative to the step",
     assumptions={"the step is small": lambda i: "learning_rate" not in i},
     condition=(
         "∇L(y_w)·∇L(y_l) ≤ 0, so that nothing is projected out",

@@ -10,7 +10,7 @@ from didsim._arrays import FloatArray
 from didsim.claims._claim import Claim, Control
 from didsim.claims._common import IDENTITY, ROUNDING
 from didsim.claims._fields import Choice, Count, Field, Instance, Simplex
-from didsim.info import kl, marginal, mutual_information
+from didsim.info import js, kl, marginal, mutual_information
 from didsim.objectives import Pairs, Responses, objective
 from didsim.optima import dpo_optimum
 from didsim.policy import Policy
@@ -27,7 +27,10 @@ CHANNEL: Mapping[str, Field] = {
 
 
 def variational(instance: Instance) -> float:
-    """Return how far Σ p KL(π_x‖ζ) is from I + KL(marginal‖ζ), or at the marginal from I, in nats."""
+    """Return how far Σ p KL(π_x‖ζ) is from I + KL(marginal‖ζ), or at the marginal from I, in nats.
+
+    Or how far I is from the Jensen–Shannon divergence, if π of the first prompt and ζ are the policies of two prompts.
+    """
     prompts, policy = np.array(instance["prompts"]), np.array(instance["policy"])
     information = mutual_information(policy, prompts)
 
@@ -37,7 +40,9 @@ def variational(instance: Instance) -> float:
     candidate = marginal(policy, instance.get("weights", prompts))
     at_prior = functional(Policy.from_probs(instance["prior"])) - information
     gap = abs(at_prior - kl(candidate, instance["prior"]))
-    return float(max(gap, abs(functional(candidate) - information)))
+    two = np.stack([policy[0], np.array(instance["prior"])])
+    apart = abs(mutual_information(two, np.array([0.5, 0.5])) - js(*two))
+    return float(max(gap, abs(functional(candidate) - information), apart))
 
 
 LEMMA_1 = Claim(
@@ -51,9 +56,9 @@ LEMMA_1 = Claim(
     note=(
         "Proof: log π/ζ = log π/m + log m/ζ with m the marginal; averaging over prompts and responses gives "
         "Σ_x p(x) KL(π_x ‖ ζ) = I(X; Y) + KL(m ‖ ζ). The last term is positive unless ζ = m, so the best prior is "
-        "unique. The check holds this identity for random ζ. The prior must be free of the prompt, and free to be m: a "
-        "family of priors without m has a larger minimum. The weights in m have to be those of the prompts, as the "
-        "control shows."
+        "unique. For two prompts of weight 1/2 the minimum is the Jensen–Shannon divergence of their policies, which "
+        "the check compares too. The prior must be free of the prompt, and free to be m: a family of priors without m "
+        "has a larger minimum. The weights in m have to be those of the prompts, as the control shows."
     ),
     fields=CHANNEL,
     check=variational,
@@ -278,8 +283,9 @@ LOSS = Claim(
     note=(
         "By Eq. 5 r = (1/β)(log π/ζ + log Ẑ), and log Ẑ is the same for both responses, since they answer the same "
         "prompt. The check finds every pair's loss equal to −log σ(r_1 − r_2), the gradient of the expected loss zero "
-        "at this policy, and the library's stationary policy ζ (w/l)^{1/α} equal to Eq. 5 where w/l ∝ e^r. With α = β "
-        "in place of 1/β, as in the control, the policy is scaled twice."
+        "at this policy, and the library's stationary policy ζ (w/l)^{1/α} equal to Eq. 5 where w/l ∝ e^r, with w and "
+        "l the distributions of chosen and rejected responses. With α = β in place of 1/β, as in the control, the "
+        "policy is scaled twice."
     ),
     fields=REWARDED,
     check=loss_from_rewards,

@@ -64,12 +64,12 @@ CONSTRAINTS = Claim(
     source="MI-DPO paper, Section 5.1",
     verdict="fails",
     note=(
-        "No constraint can. Whatever g is, the optimal policy fixes a reward r(x, y), with a multiplier times the "
-        "derivative of g in it, and the loss is −log σ(r_w − r_l): its exponentials e^{−loss} for both orders of a "
-        "pair are probabilities and add up to 1. Those of CPO and ORPO do not, since they add −λ log π_w, or "
-        "−log π_w/|y_w|, outside σ. Counterexample: two equally likely responses and CPO with λ = 1: the sum is 1/4 + "
-        "1/4. A constraint on the loss in place of the rewarded problem does lead to CPO: see x.constraints. With "
-        "λ = 0 CPO is MI-DPO under a uniform prior; ORPO with λ = 0 is a likelihood without preferences, the control."
+        "No constraint can: whatever g is, the optimal policy fixes a reward r(x, y), with a multiplier times the "
+        "derivative of g in it, and the loss is −log σ(r_w − r_l), so that its exponentials e^{−loss} for both orders "
+        "of a pair are probabilities and add up to 1. Those of CPO and ORPO do not, since they add −λ log π_w, or −log "
+        "π_w/|y_w|, outside σ. Counterexample: two equally likely responses and CPO with λ = 1: the sum is 1/4 + 1/4. "
+        "A constraint on the loss in place of the rewarded problem does lead to CPO: see x.constraints. With λ = 0 CPO "
+        "is MI-DPO under a uniform prior; ORPO with λ = 0 is a likelihood without preferences, the control."
     ),
     fields={**SMALL, "objective": Choice(("cpo", "orpo")), "beta": Choice((0.1, 0.5, 1.0, 2.0)), "lam": LAMBDAS},
     check=not_a_probability,
@@ -247,13 +247,13 @@ MARGINAL_PRIOR = Claim(
     source="MI-DPO paper, Section 3.1 (Eq. 4, Lemma 1) with the alternation of Section 5.2",
     verdict="fails",
     note=(
-        "The two optima are of different problems. A free policy meets every preference exactly after its own step, "
+        "The two optima are of different problems: a free policy meets every preference exactly after its own step, "
         "whatever ζ is, so the loss is as low as it can be, and a step of the prior can only raise it, unless nothing "
-        "moves. Counterexample: one prompt, two responses, w = (3/4, 1/4), l = (1/4, 3/4), ζ = (1/2, 1/2), α = 1: the "
-        "policy is (0.9, 0.1), with the loss 0.463; with ζ = π, which is its marginal, every loss is log 2. What the "
-        "alternation does raise is the reward minus the mutual information, and it ends with few responses: see "
-        "x.marginal-prior. With one prompt the marginal is the policy itself, so that J_MI-DPO with gradient through "
-        "it is log 2 for every policy."
+        "moves. Counterexample: one prompt, two responses, chosen w = (3/4, 1/4), rejected l = (1/4, 3/4), ζ = (1/2, "
+        "1/2), α = 1: the policy is (0.9, 0.1), with the loss 0.463; with ζ = π, which is its marginal, every loss is "
+        "log 2. What the alternation does raise is the reward minus the mutual information, and it ends with few "
+        "responses: see x.marginal-prior. With one prompt the marginal is the policy itself, so that J_MI-DPO with "
+        "gradient through it is log 2 for every policy."
     ),
     fields=ALTERNATING,
     check=rise_of_loss,
@@ -337,19 +337,20 @@ def draw_collapse(axes: Any) -> None:
 MARGINAL_PRIOR_CORRECTED = Claim(
     name="x.marginal-prior",
     statement=(
-        "The alternation raises E r − α I(X; Y), r = log(w/l), at every step, to its maximum, where no more responses "
-        "keep probability than there are prompts."
+        "The alternation raises E r − α I(X; Y), r = log(w/l) of chosen w and rejected l, at every step, to its "
+        "maximum, where no more responses keep probability than there are prompts."
     ),
     source="ours; corrects mi.marginal-prior; Arimoto 1972, Blahut 1972",
     verdict="holds",
     note=(
         "Both steps maximise E r − α Σ_x p(x) KL(π_x ‖ ζ), the policy by Eq. 5 and the prior by Lemma 1. The best "
-        "policy's value is α Σ_x p(x) log Z_x, concave in ζ, so the end is a maximum and not just a fixed point. There "
-        "every surviving y has Σ_x p(x) e^{r_x(y)/α}/Z_x = 1: the points (e^{r_x(y)/α})_x lie in one hyperplane, which "
-        "in general holds no more than X of them. With one prompt only the response of the largest w/l survives; ties "
-        "are the exception, as in the control, where w = l and every prior is a fixed point. The mutual information "
-        "itself need not fall: for r_x = (3, 1) and (1, 3), two prompts and α = 1 it rises from 0.05 to 0.13 nats in 7 "
-        "steps from ζ = (0.9, 0.1)."
+        "policy's value is α Σ_x p(x) log Z_x, Z_x = Σ_y ζ(y) e^{r_x(y)/α}, concave in ζ, so the end is a maximum and "
+        "not just a fixed point. There every surviving y has Σ_x p(x) e^{r_x(y)/α}/Z_x = 1: the points "
+        "(e^{r_x(y)/α})_x lie in one hyperplane, which in general holds no more than X of them, X being the number of "
+        "prompts. With one prompt only the response of the largest w/l survives; ties are the exception, as in the "
+        "control, where w = l and every prior is a fixed point. The mutual information itself need not fall: for w/l ∝ "
+        "(3, 1) at one of two equally likely prompts, (1, 3) at the other, and α = 1 it rises from 0.05 to 0.13 nats "
+        "in 7 steps from ζ = (0.9, 0.1)."
     ),
     fields=ALTERNATING,
     check=alternation,

@@ -145,14 +145,15 @@ JOINT_MIN_BETTER = Claim(
     source="MI-DPO paper, Section 5.2, last paragraph, and the contributions in Section 1",
     verdict="holds-conditionally",
     note=(
-        "Not for free policies: π ∝ ζ (w/l)^{1/α} meets every preference whatever ζ is, so every prior has the same "
-        "least loss, the entropy of the labels, and optimising ζ gains nothing. Counterexample: two responses, ζ = "
-        "π_ref = (1/2, 1/2), w = (3/4, 1/4), l = (1/4, 3/4). With one prompt the gain is positive exactly if the class "
-        "of policies does not hold the optimum of the fixed prior; for π_ref exp(φ·w) this means that log(w/l)/α + "
-        "log ζ − log π_ref is no combination of the features and a constant. Proof: the loss is strictly convex in the "
-        "differences of scores and least where they are those of log(w/l); a learned ζ always attains this, a fixed "
-        "one if and only if the class does. What is gained is loss, by a prior that takes over what the policy cannot "
-        "say: it brings the policy no closer to any target (x.joint-min)."
+        "Not for free policies: π ∝ ζ (w/l)^{1/α}, with w and l the distributions of chosen and rejected responses, "
+        "meets every preference whatever ζ is, so every prior has the same least loss, and optimising ζ gains nothing. "
+        "Counterexample: two responses, ζ = π_ref = (1/2, 1/2), w = (3/4, 1/4), l = (1/4, 3/4). With one prompt the "
+        "gain is positive exactly if the class of policies does not hold the optimum of the fixed prior; for π ∝ π_ref "
+        "e^{φ·θ}, features φ, this means that log(w/l)/α + log ζ − log π_ref is no combination of the features and a "
+        "constant. Proof: the loss is strictly convex in the differences of scores and least where they are those of "
+        "log(w/l); a learned ζ always attains this, a fixed one if and only if the class does. What is gained is loss, "
+        "by a prior that takes over what the policy cannot say, and which leaves the policy itself undetermined "
+        "(x.joint-min); the control allows one other prior only."
     ),
     fields=RESTRICTED,
     check=lambda i: float(gain(i) <= GAIN),
@@ -164,7 +165,7 @@ JOINT_MIN_BETTER = Claim(
     corrected="x.joint-min",
     control=Control(
         breaks="ζ may be any prior",
-        instance={**JOINT_MIN.control.instance},
+        instance={**JOINT_MIN.control.instance, "features": [[1.0], [0.0], [2.0]], "only": [0.8, 0.1, 0.1]},
     ),
 )
 
@@ -204,12 +205,13 @@ JOINT_MIN_FREE = Claim(
     source="ours; beside mi.joint-min and mi.joint-min-better",
     verdict="holds",
     note=(
-        "At such a pair the scores α log π/ζ are log(w/l) up to a constant per prompt, so every preference is met "
-        "exactly and no loss is lower. These pairs are all minimisers, since the scores at a minimum are unique up to "
-        "constants: one for each ζ, so K − 1 dimensions, as `didsim solve mi_dpo -S prior=learned` finds too. With one "
-        "prompt any policy at all is part of a minimiser, with ζ ∝ π (l/w)^{1/α}: the joint minimum says nothing about "
-        "the policy, which may be at any distance from π*; a fixed ζ = π_ref names one. Which of them training reaches "
-        "depends on its start. The control takes the policy of one prompt from another prior."
+        "At such a pair the scores α log π/ζ are log(w/l) up to a constant per prompt, w and l being the distributions "
+        "of chosen and rejected responses, so every preference is met exactly and no loss is lower. These pairs are "
+        "all minimisers, since the scores at a minimum are unique up to constants: one for each ζ, so K − 1 "
+        "dimensions, as didsim solve mi_dpo -S prior=learned finds too. With one prompt any policy at all is part of a "
+        "minimiser, with ζ ∝ π (l/w)^{1/α}: the joint minimum says nothing about the policy, which may be at any "
+        "distance from π*; a fixed ζ = π_ref names one. Which of them training reaches depends on its start. The "
+        "control takes the policy of one prompt from another prior."
     ),
     fields={
         "num_prompts": Count(1, 3),

@@ -99,10 +99,10 @@ DICE = Claim(
     note=(
         "DICE is DPO whose reference is the last policy, so this is mi.recovers-dpo with another reference; ζ holds "
         "still during a round, and the gradient is the same whether it may flow through ζ or not. The check takes the "
-        "second round: it compares loss and gradient at any policy, and finds a gradient of 0 at "
-        "π_ref (w/l)^{2/α}, where two rounds on the same pairs lead. The prior has to be the policy at the end of the "
-        "last round; π_ref in its place, as in the control, is the first round again. The pairs that DICE relabels "
-        "between rounds are no part of the loss."
+        "second round: it compares loss and gradient at any policy, and finds a gradient of 0 at π_ref (w/l)^{2/α}, "
+        "where two rounds on the same pairs lead, w and l being the distributions of chosen and rejected responses. "
+        "The prior has to be the policy at the end of the last round; π_ref in its place, as in the control, is the "
+        "first round again. The pairs that DICE relabels between rounds are no part of the loss."
     ),
     fields=SEQUENCES,
     check=recovers_dice,
@@ -267,14 +267,14 @@ TDPO = Claim(
     source="MI-DPO paper, Section 4 and Appendix B",
     verdict="holds-conditionally",
     note=(
-        "log π/ζ is the log-ratio plus the divergences K, and the difference of two of these is D − (K_l − K_w). ζ "
-        "contains π through K, so the gradient is the same only if it flows through ζ; with ζ frozen the gradient of "
-        "K is missing, and what is left is DPO's direction at TDPO's margin. Counterexample: sequences of at most two "
-        "tokens out of one, π = (1/10, 1/10, 8/10), π_ref = (1/4, 1/2, 1/4), w = (1/2, 1/4, 1/4), l = (1/4, 1/4, 1/2). "
-        "Frozen and free agree where no response has "
-        "more than one decision, since both responses then have the same K. What is recovered is TDPO1: TDPO2 stops "
-        "the gradient of K_w and not that of K_l, which one ζ for both roles cannot do; the control shows it at the "
-        "weight 1, where the values agree. ζ itself does not depend on the role."
+        "log π/ζ is the log-ratio plus the sequential divergence K, and the difference of two of these is D − (K_l − "
+        "K_w), D being DPO's. ζ contains π through K, so the gradient is the same only if it flows through ζ: with ζ "
+        "frozen that of K is missing, and what is left is DPO's direction at TDPO's margin. Counterexample: the "
+        "sequences of at most two tokens out of one, π = (1/10, 1/10, 8/10), π_ref = (1/4, 1/2, 1/4), chosen w = (1/2, "
+        "1/4, 1/4), rejected l = (1/4, 1/4, 1/2), α = 1: by the logits of the second token the frozen gradient is "
+        "±0.105 and TDPO's ±0.257. Frozen and free agree where no response has more than one decision, since both "
+        "responses then have the same K. What is recovered is TDPO1: TDPO2 stops the gradient of K_w and not that of "
+        "K_l, which one ζ for both roles cannot do; the control shows it at the weight 1, where the values agree."
     ),
     fields=SEQUENCES,
     check=recovers_tdpo,

@@ -146,11 +146,12 @@ SINGLE: Mapping[str, Field] = {**SEQUENCES, "num_classes": Count(3, 7), "gamma":
 def recovers_simpo(instance: Instance) -> float:
     """Return how far MI-DPO is from SimPO, or how far any one ζ is from what the listed pairs ask for."""
     alpha, gamma = instance["alpha"], instance["gamma"]
-    loss = objective("mi_dpo", alpha=alpha, prior="simpo", gamma=gamma, stop_gradient=not flows(instance))
+    of_prior = instance.get("prior_gamma", gamma)
+    loss = objective("mi_dpo", alpha=alpha, prior="simpo", gamma=of_prior, stop_gradient=not flows(instance))
     pairs, logits = snapshot_pairs(problem_of(instance), Policy.from_probs(instance["policy"]), loss)
     original = objective("simpo", beta=alpha, gamma=gamma)
     apart = distance(evaluated(loss(pairs), pairs, logits), evaluated(original(pairs), pairs, logits), alpha)
-    return max(apart, clash(instance["pairs"], *role_priors("simpo", pairs, alpha=alpha, gamma=gamma)))
+    return max(apart, clash(instance["pairs"], *role_priors("simpo", pairs, alpha=alpha, gamma=of_prior)))
 
 
 def as_printed(instance: Instance) -> bool:
@@ -158,6 +159,8 @@ def as_printed(instance: Instance) -> bool:
     pairs = instance["pairs"]
     return not any(first[1] == second[0] and first[0] != second[1] for first in pairs for second in pairs)
 
+
+HALF_MARGIN = "ζ holds e^{±γ/(2α)} with SimPO's own γ"
 
 SIMPO = Claim(
     name="mi.recovers-simpo",
@@ -169,19 +172,22 @@ SIMPO = Claim(
     source="MI-DPO paper, Section 4 and Appendix B",
     verdict="holds-conditionally",
     note=(
-        "Two things are missing. The gradient has to flow through ζ: frozen, the derivative of a score by log π is α "
-        "in place of α/|y|. And the printed assumption allows (a, b) and (b, a), where ζ(a)/ζ(b) would have to be "
-        "e^{γ/α} times and e^{−γ/α} times the same number. Counterexample: sequences of lengths 1, 2, 2 with "
-        "π = (1/2, 1/4, 1/4), γ = α = 1, and the pairs (0, 1) and (1, 0): any one log ζ is wrong by 1 nat for one of "
-        "them. What the words say, that a response is either good or bad, is enough. In a population, where any pair "
-        "may occur, no ζ(y) gives SimPO with γ > 0: the prior is then a function of the role too. See x.single-prior "
-        "for the exact border."
+        "Two things are missing: gradient has to flow through ζ, since frozen the derivative of a score by log π is α "
+        "in place of α/|y|; and the printed assumption allows the pairs (a, b) and (b, a), for which ζ(a)/ζ(b) would "
+        "have to be e^{γ/α} times and e^{−γ/α} times the same number. Counterexample: sequences of lengths 1, 2, 2 "
+        "with π = (1/2, 1/4, 1/4), γ = α = 1, and the pairs (0, 1) and (1, 0): any one log ζ is wrong by 1 nat for one "
+        "of them. What the words say, that a response is either good or bad, is enough; x.single-prior has the exact "
+        "border. In a population, where any pair may occur, no ζ(y) gives SimPO with γ > 0: the prior is then a "
+        "function of the role too. The control has e^{±γ/α} in place of e^{±γ/(2α)}, and so twice the margin."
     ),
     fields={**SINGLE, "pairs": Choice(LISTED)},
     check=recovers_simpo,
     tolerance=ROUNDING,
     reason=RELATIVE,
-    assumptions={"no (y_1, y_2) and (y_2, y_3) are among the pairs for different y_1, y_2, y_3": as_printed},
+    assumptions={
+        "no (y_1, y_2) and (y_2, y_3) are among the pairs for different y_1, y_2, y_3": as_printed,
+        HALF_MARGIN: lambda i: "prior_gamma" not in i,
+    },
     condition=(
         "gradient flows through ζ, and no response is chosen in one pair and rejected in another",
         lambda i: flows(i) and unambiguous(i),
@@ -189,7 +195,7 @@ SIMPO = Claim(
     cost=COST,
     corrected="x.single-prior",
     control=Control(
-        breaks="no (y_1, y_2) and (y_2, y_3) are among the pairs for different y_1, y_2, y_3",
+        breaks=HALF_MARGIN,
         instance={
             "num_prompts": 1,
             "num_classes": 3,
@@ -199,7 +205,8 @@ SIMPO = Claim(
             "rejected": [[0.5, 0.25, 0.25]],
             "alpha": 1.0,
             "gamma": 1.0,
-            "pairs": [[0, 1], [1, 2], [0, 2]],
+            "prior_gamma": 2.0,
+            "pairs": [[0, 1]],
         },
     ),
 )
@@ -248,12 +255,12 @@ SINGLE_PRIOR = Claim(
     source="ours; says when the prior of mi.recovers-simpo exists",
     verdict="holds",
     note=(
-        "Write log ζ = (1 − 1/|y|) log π + b(y); then SimPO asks for b(w) − b(l) = γ/α in every pair. If there are "
-        "levels, b = γ/α times the level does it. If b exists, αb/γ is a level on every connected part. So a chain a ≻ "
-        "b ≻ c is allowed although b is chosen and rejected, but a ≻ c beside it is not, since it would need 2γ; good "
-        "and bad responses are the case of two levels. Without levels some closed walk of n ≤ K pairs has a net "
-        "number of at least 1 pair in one direction, and a ζ is wrong by at least γ/(αK) in one of them. If γ = 0 "
-        "one ζ always serves, as the control shows."
+        "Write log ζ = (1 − 1/|y|) log π + b(y); then SimPO asks for b(y_w) − b(y_l) = γ/α in every pair. If there are "
+        "levels, b = γ/α times the level does it; if b exists, αb/γ is a level on every connected part. So a chain y_1 "
+        "≻ y_2 ≻ y_3 is allowed although y_2 is chosen and rejected, but y_1 ≻ y_3 beside it is not, since the two "
+        "steps make 2γ/α; good and bad responses are the case of two levels. Without levels some closed walk of n ≤ K "
+        "pairs has a net number of at least 1 pair in one direction, and a ζ is wrong by at least γ/(αK) in one of "
+        "them. If γ = 0 one ζ always serves, as the control shows."
     ),
     fields={
         "num_classes": Count(2, 7),
@@ -394,11 +401,11 @@ FROZEN_PRIOR = Claim(
     verdict="holds",
     note=(
         "Whether ζ is frozen changes the gradient, and so the path, but not where a free policy ends. Proof: let s be "
-        "the scores α log π/ζ and G = ∂L/∂s. The loss sees differences of scores only, so Σ G = 0. The frozen gradient "
-        "is α Jᵀ G, J the derivative of log π by the logits, and Jᵀ G = 0 means G ∝ π, since log π can move in every "
-        "direction that keeps Σ π = 1. Both together give G = 0, and then the gradient through ζ, which is G times the "
-        "full derivative of s, is 0 as well. A policy of fewer parameters, as in the control, has a smaller J: there "
-        "the two end at different places."
+        "the scores α log π/ζ, G = ∂L/∂s the derivative of the loss by them, and J that of log π by the logits; the "
+        "loss sees differences of scores only, so Σ G = 0. The frozen gradient is α Jᵀ G, and Jᵀ G = 0 means G ∝ π, "
+        "since log π can move in every direction that keeps Σ π = 1. Both together give G = 0, and then the gradient "
+        "through ζ, which is G times the full derivative of s, is 0 as well. A policy of fewer parameters, as in the "
+        "control, has a smaller J: there the two end at different places."
     ),
     fields={
         **SEQUENCES,

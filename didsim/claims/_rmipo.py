@@ -43,10 +43,10 @@ INSIGHT_1 = Claim(
     verdict="fails",
     note=(
         "β cancels as a factor of the gradient, but it stands inside the sigmoid too, in Eq. 11 itself. With γ = 0 the "
-        "stationary policy is π ∝ (w/l)^{1/β}, which depends on β unless no pair is preferred. Counterexample: two "
-        "responses, π_ref = (½, ½), π* = (0.8, 0.2), γ = 0: β = 1 ends at (4/5, 1/5) and β = 2 at (2/3, 1/3). γ moves "
-        "the stationary policy as well; neither is 'the' parameter. What is true is that β only stretches it "
-        "(x.beta-tempers)."
+        "stationary policy is π ∝ (w/l)^{1/β}, w and l being the distributions of chosen and rejected responses, which "
+        "depends on β unless no pair is preferred. Counterexample: two responses, π_ref = (½, ½), π* = (0.8, 0.2), γ = "
+        "0: β = 1 ends at (4/5, 1/5) and β = 2 at (2/3, 1/3). γ moves the stationary policy as well; neither is 'the' "
+        "parameter. What is true is that β only stretches it (x.beta-tempers)."
     ),
     fields={**FEW, **TWO_BETAS},
     check=shift_by_beta,
@@ -137,10 +137,11 @@ EQUATION_4 = Claim(
     source="RMiPO paper, Eq. 4",
     verdict="holds",
     note=(
-        "Proof: β(h_w − h_l) = βΔlog π − βΔlog π_ref. As printed Eq. 4 lacks the minus sign and the expectation of a "
-        "loss; with them it is an identity, in value and gradient. Two cautions. γ_ref has either sign: where the "
-        "reference prefers the rejected response, DPO asks for less than nothing. And SimPO's reward is divided by "
-        "length, which this one is not, so that the two losses differ by more than the margin if lengths differ."
+        "Proof: with h = log π/π_ref and Δ the difference of y_w and y_l, β(h_w − h_l) = β Δlog π − β Δlog π_ref. As "
+        "printed Eq. 4 lacks the minus sign and the expectation of a loss; with them it is an identity, in value and "
+        "gradient. Two cautions. γ_ref has either sign: where the reference prefers the rejected response, DPO asks "
+        "for less than nothing. And SimPO's reward is divided by length, which this one is not, so that the two losses "
+        "differ by more than the margin if lengths differ."
     ),
     fields={"beta": BETA, **PAIRS},
     check=implicit_margin,

@@ -3,7 +3,8 @@
 One check for each of four kinds of objectives, repeated over the registry.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from didsim.claims._fields import Choice, Instance, Simplex
 from didsim.engine import train
 from didsim.info import tv
 from didsim.objectives import IMPLEMENTATIONS, OBJECTIVES, BoundObjective, objective
-from didsim.optima import CLOSED_FORMS, NO_CLOSED_FORM, closed_form
+from didsim.optima import CLOSED_FORMS, MI_DPO_FORMS, NO_CLOSED_FORM, closed_form
 from didsim.policy import Policy
 from didsim.preference import Problem
 from didsim.spaces import Sequences
@@ -40,6 +41,32 @@ WIDEST = 6.0
 MODERATE = f"log-probabilities and log-ratios spread over at most {WIDEST:g} nats"
 DISTINCT = "the target is not the reference"
 ALL_PAIRS = "every response can be chosen and rejected"
+
+
+SYMBOLS: Mapping[str, str] = {
+    r"\bw\b|\bw_i": "w and l are the distributions of chosen and rejected responses",
+    r"\bv\b|v_i": "v = log(w/l) of chosen w and rejected l",
+    r"ζ": "ζ = π_ref is the default prior",
+    r"\bc\b": "c is a constant that Σ π = 1 fixes",
+    r"ω": "ω is Wright's function, ω(z) + log ω(z) = z",
+    r"V\(x\)": "x is a prefix and a the next token or the end",
+    r"f′": "f′ is the derivative of the divergence's f",
+    r"h_i|h_j|βh|in h:|S\(D\)": "h = log π/π_ref",
+    r"S\(D\)": "D is the margin of h and S(z) = −log σ(z)",
+    r"in a:": "a = log π/|y|",
+    r"Λ": "Λ is the multiplier of Σ π = 1",
+    r"G_i": "G_i is the derivative of the loss by the score of response i",
+    r"− z\)": "z is KTO's KL(π ‖ π_ref)",
+    r"p\*": "p* is the chance that the first of two responses is the chosen one",
+    r"\bm\b": "m is its margin over the other",
+    r"K_w": "K is the sequential KL(π_ref ‖ π)",
+}
+"""What the symbols of formulas mean, by what they look like."""
+
+
+def legend(text: str) -> str:
+    """Return what the symbols of a text mean, as words between commas."""
+    return ", ".join(words for symbol, words in SYMBOLS.items() if re.search(symbol, text))
 
 
 def world(instance: Instance) -> Problem:
@@ -171,16 +198,16 @@ def _with_form(name: str) -> Claim:
     differ = closed_form(lengths, objective(name)) is not None
     base = _base(name, (2, 3, 4, SEQUENCES) if differ else (2, 3, 4))
     title, defaults = base.pop("title"), base.pop("defaults")
-    form = CLOSED_FORMS[name].formula
+    form = MI_DPO_FORMS["given"].formula if name == "mi_dpo" else CLOSED_FORMS[name].formula
     return Claim(
         **base,
-        statement=f"In the DID problem {title} leads to {form}.",
+        statement=f"{title}: in the DID problem it leads to {form}, where {legend(form)}.",
         verdict="holds",
         note=(
-            f"The derivation is in didsim.optima: pairs ask for margins that are differences of scores of single "
-            f"responses, here {form}, with w and l the distributions of chosen and rejected responses. The solver, "
-            f"which knows nothing of the formula, is compared with it{' at ' + defaults if defaults else ''}. Where "
-            "the formula is not the target, no amount of training or data repairs it: it is bias."
+            "The derivation is in didsim.optima: it solves the equations by which the population loss is stationary on "
+            "the simplex. The solver, which knows nothing of the formula, is compared with it"
+            f"{' at ' + defaults if defaults else ''}. Where the formula is not the target, no amount of training or "
+            "data repairs it: it is bias."
         ),
         check=off_the_form(name),
         tolerance=SOLVED,
@@ -193,7 +220,8 @@ def _with_form(name: str) -> Claim:
 def _without_form(name: str) -> Claim:
     base = _base(name, (2,) if name in OF_TWO else (2, 3) if name in KINKED else (2, 3, SEQUENCES))
     title, defaults = base.pop("title"), base.pop("defaults")
-    kinked = name in KINKED
+    why = NO_CLOSED_FORM.get(name) or f"There is one only with {CLOSED_FORMS[name].condition}."
+    meaning, kinked = legend(why), name in KINKED
     way = (
         "the policy stands at kinks or jumps, and the expected loss is no lower at policies around it"
         if kinked
@@ -202,18 +230,18 @@ def _without_form(name: str) -> Claim:
     return Claim(
         **base,
         statement=(
-            f"In the DID problem{' of two responses' if name in OF_TWO else ''} {title} has an isolated stationary "
+            f"{title}: in the DID problem{' of two responses' if name in OF_TWO else ''} it has an isolated stationary "
             "policy inside the simplex, for which no closed form is known."
         ),
         verdict="holds",
         note=(
-            f"Why there is no formula: {NO_CLOSED_FORM.get(name) or 'only with ' + CLOSED_FORMS[name].condition} The "
-            f"solver finds the policy numerically at {defaults or 'its only setting'}, and the check does not take its "
-            f"word: {way}. That a formula is not known does not mean that none exists."
+            f"Why there is no formula: {why} {f'Here {meaning}. ' if meaning else ''}The solver finds the policy "
+            f"numerically at {defaults or 'its only setting'}, and the check does not take its word: {way}. That a "
+            "formula is not known does not mean that none exists."
         ),
         check=off_rest(name),
-        tolerance=1e-9 if kinked else SOLVED,
-        reason="the rounding of losses near 1, divided by 1e-3 nats, and a margin" if kinked else CERTIFICATE,
+        tolerance=1e-11 if kinked else SOLVED,
+        reason="the rounding of losses up to a hundred, 1e-14, divided by 1e-3 nats" if kinked else CERTIFICATE,
         assumptions=RESTS,
         control=Control(breaks=STAYS, instance={**MOVED, "moved": [0.5, 0.0]}),
     )
@@ -225,14 +253,14 @@ def _boundary(name: str) -> Claim:
     return Claim(
         **base,
         statement=(
-            f"In the DID problem {title} has no stationary policy inside the simplex: responses that are rejected more "
-            "often than chosen die out."
+            f"{title}: in the DID problem it has no stationary policy inside the simplex; responses that are rejected "
+            "more often than chosen die out."
         ),
         verdict="holds",
         note=(
-            f"{NO_CLOSED_FORM[name]} Training at {defaults or 'its only setting'} so approaches the boundary without "
-            "arriving, and looks converged when it is only slow. With a target that is the reference nothing pushes, "
-            "and every policy is stationary: that is the control."
+            f"{NO_CLOSED_FORM[name]} Here {legend(NO_CLOSED_FORM[name])}. Training at {defaults or 'its only setting'} "
+            "so approaches the boundary without arriving, and looks converged when it is only slow. With a target that "
+            "is the reference nothing pushes, and every policy is stationary: that is the control."
         ),
         check=off_the_boundary(name),
         tolerance=1e-12,
@@ -248,15 +276,16 @@ def _existence(name: str) -> Claim:
     base = _base(name, (2,))
     title, defaults = base.pop("title"), base.pop("defaults")
     why = NO_CLOSED_FORM.get(name) or f"There is a formula only with {CLOSED_FORMS[name].condition}."
+    meaning = legend(why)
     return Claim(
         **base,
-        statement=f"In every DID problem {title} has an isolated stationary policy inside the simplex.",
+        statement=f"{title}: in every DID problem it has an isolated stationary policy inside the simplex.",
         verdict="fails",
         note=(
-            f"{why} At {defaults or 'its only setting'} the counterexample is a small problem where the solver finds "
-            "none: its sentence says whether stationary policies form a continuum, lie on the boundary, or were not "
-            "found at all. The last is evidence and no proof. Where training seems to stop there, it is slow, or it "
-            "depends on the start."
+            f"{why} {f'Here {meaning}. ' if meaning else ''}At {defaults or 'its only setting'} the counterexample is "
+            "a small problem where the solver finds none: didsim solve says of it whether stationary policies form a "
+            "continuum, lie on the boundary, or were not found at all, which is evidence and no proof. Where training "
+            "seems to stop there, it is slow, or it depends on the start."
         ),
         check=off_existence(name),
         tolerance=0.5,
