@@ -100,12 +100,16 @@ def _sentence(claim: Claim, verdict: str, instances: int, inside: int) -> str:
     condition = "" if claim.condition is None else claim.condition[0]
     match verdict:
         case "holds":
-            return f"no counterexample in {instances} instances"
+            return f"no counterexample in {_counted(instances)}"
         case "holds-conditionally":
-            return f"fails as printed; no counterexample in {inside} instances where {condition}"
+            return f"fails as printed; no counterexample in {_counted(inside)} where {condition}"
         case "approximate":
-            return f"not exact, but within {claim.bound:g} in {inside} instances"
+            return f"not exact, but within {claim.bound:g} in {_counted(inside)}"
         case "fails":
             return "a counterexample violates it"
         case _:
             return "the negative control does not fail, so the check says nothing"
+
+
+def _counted(instances: int) -> str:
+    return "1 instance" if instances == 1 else f"{instances} instances"
