@@ -44,7 +44,7 @@ SPEC = Spec(
     panels=(1, 2),
     size=(7.2, 8.0),
     headline="js_target",
-    minutes=4.0,
+    minutes=12.0,
 )
 
 _EXACT = 1e-12
