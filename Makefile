@@ -7,14 +7,15 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help reproduce figures test test-all check bench clean
+.PHONY: help reproduce figures test test-all check bench bench-llm clean
 
 help:
 	@echo "make reproduce   install, make the main figures, print the final distances"
 	@echo "make test        install, run the tests (under 6 minutes)"
-	@echo "make test-all    run the slow tests: wheel, notebook, fresh processes"
+	@echo "make test-all    run the slow tests: wheel, notebook, fresh processes, language models"
 	@echo "make check       lint and type-check"
 	@echo "make bench       time the engine against a plain PyTorch loop"
+	@echo "make bench-llm   time didsim.llm's trainer against TRL's"
 	@echo "make figures     remake the committed figures/ and the numbers in README.md"
 	@echo "make clean       remove .venv and caches; results stay"
 
@@ -38,10 +39,10 @@ reproduce: $(VENV)/.ready
 
 # two processes of one thread each; a file's tests stay together, since they share fixtures
 test: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not llm" --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or llm" --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
@@ -50,6 +51,9 @@ check: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/bench_grid.py
+
+bench-llm: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_llm.py
 
 figures: $(VENV)/.ready
 	$(BIN)/didsim reproduce --all

@@ -1,8 +1,10 @@
 """The documents say what is true: code runs, commands exist, numbers are those of the data, pins are complete."""
 
+import ast
 import importlib.util
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -217,16 +219,24 @@ def test_every_requirement_has_a_lower_bound():
         assert any(part.operator == ">=" for part in Requirement(text).specifier), text
 
 
-def test_what_the_code_imports_is_required():
-    import ast
-    import sys
-
-    required = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+def imported_by(paths):
+    """Return the libraries outside Python's own that some modules import."""
     imported = set()
-    for path in [*(ROOT / "didsim").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]:
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
-    assert imported - set(sys.stdlib_module_names) - {"didsim"} == required
+    return imported - set(sys.stdlib_module_names) - {"didsim"}
+
+
+def names_of(texts):
+    return {canonicalize_name(Requirement(text).name) for text in texts}
+
+
+def test_what_the_code_imports_is_required():
+    required, llm = names_of(PROJECT["dependencies"]), ROOT / "didsim" / "llm"
+    package = {path for path in (ROOT / "didsim").rglob("*.py") if llm not in path.parents}
+    assert imported_by([*package, *(ROOT / "experiments").glob("*.py")]) == required
+    assert imported_by(llm.glob("*.py")) - required <= names_of(PROJECT["optional-dependencies"]["llm"])

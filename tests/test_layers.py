@@ -67,6 +67,10 @@ LAYERS = {
         (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "engine", "stationary", "claims"),
         EXACT | frozenset({"torch"}),
     ),
+    "llm": Layer(
+        (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "llm"),
+        frozenset({"torch", "transformers", "trl", "accelerate", "datasets", "peft"}),
+    ),
     "plotting": Layer((*LAYER_0, "plotting"), EXACT | frozenset({"pandas", "matplotlib"})),
     "experiment": Layer(("", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "filelock"})),
     "lessons": Layer(("", "lessons", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "matplotlib", "torch"})),

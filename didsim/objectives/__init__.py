@@ -12,7 +12,7 @@ from didsim.objectives._pairs import Pairs, Responses
 from didsim.objectives._priors import PRIORS, Prior
 from didsim.objectives._registry import OBJECTIVES, objective, register_objective
 from didsim.objectives._stack import group_key, stack
-from didsim.objectives._tokens import NextTokens, Tokens, Vocabulary
+from didsim.objectives._tokens import Mapped, NextTokens, Tokens, Vocabulary
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "IndependentPairs",
     "Jumps",
     "Link",
+    "Mapped",
     "NextTokens",
     "Objective",
     "Pairs",

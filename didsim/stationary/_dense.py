@@ -128,7 +128,7 @@ def _spectrum(matrices: Tensor) -> Tensor:
     """Return the real parts of the eigenvalues of matrices [L, D, D], [L, D]; NaN where LAPACK finds none."""
     try:
         return torch.linalg.eigvals(matrices).real
-    except torch.linalg.LinAlgError:  # of one matrix, which says nothing of the others
+    except torch.linalg.LinAlgError:  # type: ignore[reportPrivateImportUsage]  # of one matrix, not of all
         if len(matrices) == 1:
             return torch.full_like(matrices[:, 0], torch.nan)
         return torch.cat([_spectrum(matrix) for matrix in matrices.split(1)])

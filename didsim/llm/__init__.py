@@ -1,0 +1,14 @@
+"""Language models under the losses of the laboratory: the same functions that the engine and the solver use.
+
+Distributed training, data preparation, chat templates, adapters and checkpoints are TRL's and accelerate's.
+"""
+
+import importlib.util
+
+if importlib.util.find_spec("trl") is None:
+    raise ImportError("didsim.llm needs TRL: pip install 'didsim[llm]'")
+
+from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
+from didsim.llm._vocabulary import HiddenTokens
+
+__all__ = ["TESTED_TRL", "HiddenTokens", "PairCollator", "PreferenceTrainer"]
