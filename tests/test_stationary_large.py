@@ -80,7 +80,7 @@ def dense_field(group, weights):
 @pytest.fixture
 def softmaxed(monkeypatch):
     """Turn a field into the same in the logits of a softmax, whatever the loss."""
-    monkeypatch.setattr(large_module, "_is_shift_free", lambda loss: False)
+    monkeypatch.setattr(large_module, "is_shift_free", lambda loss: False)
     return lambda field: LargeField(field.loss, field.pairs, field.allowed, torch.ones_like(field.pace))
 
 

@@ -8,7 +8,8 @@ import importlib.util
 if importlib.util.find_spec("trl") is None:
     raise ImportError("didsim.llm needs TRL: pip install 'didsim[llm]'")
 
+from didsim.llm._data import PairData, load_pairs
 from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
 from didsim.llm._vocabulary import HiddenTokens
 
-__all__ = ["TESTED_TRL", "HiddenTokens", "PairCollator", "PreferenceTrainer"]
+__all__ = ["TESTED_TRL", "HiddenTokens", "PairCollator", "PairData", "PreferenceTrainer", "load_pairs"]
