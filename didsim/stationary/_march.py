@@ -44,6 +44,10 @@ ACCURATE = 0.5
 """An implicit Euler step is accepted if what is left of its equation is below this share of the field."""
 
 
+AT_REST = 1e-13
+"""A change of an unknown, in nats, that rounding makes."""
+
+
 class Field(Protocol):
     """A field of L rows with D unknowns each, whose zeros are wanted."""
 
@@ -187,7 +191,8 @@ def advance(field: Field, march: March, rows: Tensor) -> None:
         moved, worth = _search(part, unknowns, step)
     else:
         moved, worth = unknowns + step, _left_over(part, equations, unknowns + step, step, time)
-        halfway = (part.gradient(unknowns + 0.5 * step) * step).sum(1)
+        uphill = part.gradient(unknowns + 0.5 * step) * step
+        halfway = torch.where(step.abs() > AT_REST, uphill, 0.0).sum(1)
         worth = torch.where(halfway <= 0.0, worth, torch.inf)  # else the step leads over a hill
     accepted = fine & (worth <= ACCURATE) & equations.are_positive(time)
     stuck = ~accepted & (time < STUCK)  # where the field jumps no step is accurate: a short one leaves the jump
@@ -205,6 +210,8 @@ def _left_over(field: Field, equations: Equations, moved: Tensor, step: Tensor, 
     """Return what is left of the implicit Euler equation after a step, as a share of the field before it, [L]."""
     after = torch.where(field.allowed, field.gradient(moved) / equations.root, 0.0)
     left = after + equations.root * step / time[:, None]
+    # what would move an unknown by a rounding only says nothing of the step, though it may be all that others still have
+    left = torch.where((left / equations.root).abs() <= AT_REST, 0.0, left)
     return left.norm(dim=1) / equations.right.norm(dim=1).clamp(min=torch.finfo(left.dtype).tiny)
 
 

@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from didsim.stationary._march import FIRST_TIME, RESIDUAL, STEP, Field, March, advance
+from didsim.stationary._march import FIRST_TIME, RESIDUAL, Field, March, advance
 
-MOST_ITERATIONS, MOST_NEAR = 250, 450
-"""How many steps are taken, and how many where only the Newton step is too large: rare responses rest late."""
+MOST_ITERATIONS = 250
+"""How many steps are taken."""
 
 NEARLY_GONE = -16.0
 """A choice of log-probability below this that is still falling is tried at probability 0."""
@@ -66,10 +66,8 @@ def settle(field: Simplex, start: Tensor, gone: Tensor | None = None, time: floa
     dead = torch.zeros_like(start, dtype=torch.bool) if gone is None else gone.clone()
     continuum, waited = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
     free, frozen = field, field if gone is None else field.freeze(start, dead)
-    for iteration in range(MOST_NEAR):
-        moving = (march.residual <= RESIDUAL) & (march.newton_step > STEP) & march.newton_step.isfinite()
-        hopeful = (moving & (not field.is_ramped)) | (iteration < MOST_ITERATIONS)
-        open_rows = torch.nonzero(~march.settled & (continuum == 0) & hopeful)[:, 0]
+    for iteration in range(MOST_ITERATIONS):
+        open_rows = torch.nonzero(~march.settled & (continuum == 0))[:, 0]
         if len(open_rows) == 0:
             break
         advance(frozen, march, open_rows)
