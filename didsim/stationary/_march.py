@@ -210,7 +210,7 @@ def _left_over(field: Field, equations: Equations, moved: Tensor, step: Tensor, 
     """Return what is left of the implicit Euler equation after a step, as a share of the field before it, [L]."""
     after = torch.where(field.allowed, field.gradient(moved) / equations.root, 0.0)
     left = after + equations.root * step / time[:, None]
-    # what would move an unknown by a rounding only says nothing of the step, though it may be all that others still have
+    # what moves an unknown by its rounding only says nothing of the step, and may be larger than what rare ones have
     left = torch.where((left / equations.root).abs() <= AT_REST, 0.0, left)
     return left.norm(dim=1) / equations.right.norm(dim=1).clamp(min=torch.finfo(left.dtype).tiny)
 
