@@ -87,7 +87,7 @@ def one_run(which, steps):
         if which == "trl":
             trainer = DPOTrainer(model, reference, **given)
         else:
-            trainer = PreferenceTrainer(model, "dpo", reference, **given)
+            trainer = PreferenceTrainer(model, reference, objective="dpo", **given)
         trainer.train()
         tokens = next(row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row)
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

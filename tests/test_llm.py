@@ -139,7 +139,7 @@ def trainer_of(loss, folder, *, model=None, reference=None, data=None, changes=N
     if loss is None:
         trainer = DPOTrainer(model, reference, **arguments, **others)
     else:
-        trainer = PreferenceTrainer(model, loss, reference, **arguments, **others)
+        trainer = PreferenceTrainer(model, reference, objective=loss, **arguments, **others)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -315,7 +315,9 @@ def test_a_name_that_is_none_is_refused_with_the_names_that_are(tmp_path):
 @pytest.mark.parametrize("wrong", [objective, 3, None, OBJECTIVES["dpo"]], ids=["function", "number", "none", "record"])
 def test_what_is_no_objective_is_refused(wrong, tmp_path):
     with pytest.raises(TypeError, match=r"objective.*a name or an objective\(…\)"):
-        PreferenceTrainer(language_model(), wrong, args=settings(tmp_path), train_dataset=Dataset.from_list(rows()))
+        PreferenceTrainer(
+            language_model(), objective=wrong, args=settings(tmp_path), train_dataset=Dataset.from_list(rows())
+        )
 
 
 @pytest.mark.parametrize(

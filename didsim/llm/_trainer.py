@@ -85,10 +85,11 @@ class PreferenceTrainer(DPOTrainer):
 
     Args:
         model: as of `trl.DPOTrainer`.
-        objective: a name, or what `didsim.objective` returns. It replaces `args.loss_type` and `args.beta`.
         ref_model: π_ref; a copy of a model that is given as one, if there is no adapter.
         args: a `trl.DPOConfig`.
-        **others: the other arguments of `trl.DPOTrainer`.
+        *others: the other arguments of `trl.DPOTrainer`, in its order.
+        objective: a name, or what `didsim.objective` returns. It replaces `args.loss_type` and `args.beta`.
+        **named: the other arguments of `trl.DPOTrainer`, by name.
 
     Raises:
         ValueError: if the objective needs what a batch cannot offer, or a field of `args` that only TRL's losses read
@@ -107,10 +108,11 @@ class PreferenceTrainer(DPOTrainer):
     def __init__(
         self,
         model: Any,
-        objective: str | BoundObjective,
         ref_model: Any = None,
         args: DPOConfig | None = None,
-        **others: Any,
+        *others: Any,
+        objective: str | BoundObjective,
+        **named: Any,
     ) -> None:
         self.objective = _bound(objective)
         if args is not None:
@@ -118,11 +120,11 @@ class PreferenceTrainer(DPOTrainer):
             if args.precompute_ref_log_probs and self.objective.needs & BESIDE_SUMS:
                 hint = f"{self.objective.name} needs more than the sums that are precomputed."
                 raise ValueError(message("precompute_ref_log_probs", "False", True, hint))
-        is_loaded = isinstance(model, nn.Module) and not is_peft_model(model) and others.get("peft_config") is None
+        is_loaded = isinstance(model, nn.Module) and not is_peft_model(model) and named.get("peft_config") is None
         if ref_model is None and is_loaded and not (args is not None and args.precompute_ref_log_probs):
             ref_model = copy.deepcopy(model).requires_grad_(False).eval()  # its weights as they are now, wherever from
         given: Any = model
-        super().__init__(given, ref_model, args, **others)
+        super().__init__(given, ref_model, args, *others, **named)
         if isinstance(self.data_collator, DataCollatorForPreference):
             self.data_collator = PairCollator(**{f.name: getattr(self.data_collator, f.name) for f in _fields()})
         if self.objective.needs & BESIDE_FORWARD:
