@@ -310,6 +310,7 @@ def test_steep_divergences_are_solved_by_their_scores_where_logits_lead_nowhere(
     assert {solution.status for solution in found} == {"no-stationary-point"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_rare_response_moves_on_among_others_that_are_at_rest(seed):
     """WPO's weights make its field smaller than the rounding of the others' where log π is below −60."""
