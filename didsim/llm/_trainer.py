@@ -126,7 +126,7 @@ class PreferenceTrainer(DPOTrainer):
         given: Any = model
         super().__init__(given, ref_model, args, *others, **named)
         if isinstance(self.data_collator, DataCollatorForPreference):
-            self.data_collator = PairCollator(**{f.name: getattr(self.data_collator, f.name) for f in _fields()})
+            self.data_collator = PairCollator(**vars(self.data_collator))
         if self.objective.needs & BESIDE_FORWARD:
             _check_head(self.objective.name, self._inner(self.model))
         rule = self.objective.objective.gradient_rule
@@ -309,10 +309,6 @@ def _mean_weight(data: Any) -> float:
         return 1.0
     mean = sum(data["weight"]) / len(data)
     return mean if 0.0 < mean < math.inf else 1.0
-
-
-def _fields() -> tuple[Any, ...]:
-    return fields(DataCollatorForPreference)
 
 
 def _check_head(name: str, inner: Any) -> None:
