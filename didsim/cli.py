@@ -24,6 +24,7 @@ from didsim._arguments import (
     world_options,
 )
 from didsim._catalogue import LISTS, explain
+from didsim._language_models import llm
 from didsim._solving import solve
 from didsim._terminal import (
     SCHEMA_VERSION,
@@ -75,6 +76,7 @@ def cli(ctx: click.Context) -> None:
 
 cli.add_command(solve)
 cli.add_command(verify)
+cli.add_command(llm)
 
 OUT = click.option(
     "--out",

@@ -29,3 +29,9 @@ class ResourceError(DidsimError):
     """Disk, device or output directory cannot be used."""
 
     exit_code = 7
+
+
+class MissingExtraError(DidsimError, ImportError):
+    """An optional part of didsim whose libraries are not installed."""
+
+    exit_code = 2

@@ -2,11 +2,25 @@
 
 import signal
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import click
 import pytest
 
-from didsim.cli import main
+from didsim.cli import cli, main
+
+
+def _named(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _named(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
+ALL_COMMANDS = dict(_named(cli))
+"""Every command by the words that call it, such as "solve" and "llm train"."""
 
 
 class Outcome(NamedTuple):

@@ -37,7 +37,7 @@ BELOW_THE_TOP = (
     ),
 )
 HELPERS = ("_terminal", "_arguments", "_catalogue", "_findings", "_pictures", "_replaying", "_report")
-COMMANDS = ("_solving", "_verifying")
+COMMANDS = ("_solving", "_verifying", "_language_models")
 """What the commands are made of, and the modules of one command each."""
 
 EXACT = frozenset({"numpy", "scipy"})
@@ -82,6 +82,7 @@ LAYERS = {
     "_replaying": Layer(("claims", "errors", "_checks"), frozenset({"numpy"})),
     "_report": Layer(("", "plotting"), frozenset()),
     "_verifying": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
+    "_language_models": Layer(("_language_models", "llm", *HELPERS, *BELOW_THE_TOP), frozenset({"click"})),
     "_solving": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "cli": Layer(("", *COMMANDS, *HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
     "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary", "claims"), frozenset()),
@@ -215,8 +216,9 @@ def private_imports(module: str) -> set[str]:
 def test_the_command_line_uses_public_modules_and_its_own_helpers():
     helpers = {f"didsim.{name}" for name in (*HELPERS, *COMMANDS)}
     assert private_imports("didsim.cli") <= helpers
-    for name in helpers:
-        assert private_imports(name) <= {*helpers, "didsim._checks"}, name
+    for module in [name for name in FILES if part_of(name) in (*HELPERS, *COMMANDS)]:
+        inside = {name for name in FILES if name.startswith(f"didsim.{part_of(module)}.")}
+        assert private_imports(module) <= {*helpers, *inside, "didsim._checks"}, module
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if part_of(name) == "lessons"])
@@ -288,6 +290,7 @@ def test_no_module_has_the_name_of_a_public_function():
         "import sys, didsim.cli; sys.argv = ['didsim', 'reproduce', '--help']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'solve', '--help']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'verify', '--help']; run()",
+        "import sys, didsim.cli; sys.argv = ['didsim', 'llm', '--help']; run()",
     ],
 )
 def test_heavy_libraries_stay_unloaded(code):
@@ -302,7 +305,7 @@ def test_heavy_libraries_stay_unloaded(code):
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stderr))
     assert "didsim" in loaded
-    assert loaded & {"torch", "matplotlib", "pandas"} == set()
+    assert loaded & {"torch", "matplotlib", "pandas", "transformers"} == set()
 
 
 # --- experiment files -------------------------------------------------------------------------------------

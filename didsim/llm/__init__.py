@@ -5,11 +5,23 @@ Distributed training, data preparation, chat templates, adapters and checkpoints
 
 import importlib.util
 
-if importlib.util.find_spec("trl") is None:
-    raise ImportError("didsim.llm needs TRL: pip install 'didsim[llm]'")
+from didsim.errors import MissingExtraError
+
+if missing := [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]:
+    raise MissingExtraError(f"Language models need {missing[0]}: pip install 'didsim[llm]'")
 
 from didsim.llm._data import PairData, load_pairs
+from didsim.llm._models import load_model, load_tokenizer
 from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
 from didsim.llm._vocabulary import HiddenTokens
 
-__all__ = ["TESTED_TRL", "HiddenTokens", "PairCollator", "PairData", "PreferenceTrainer", "load_pairs"]
+__all__ = [
+    "TESTED_TRL",
+    "HiddenTokens",
+    "PairCollator",
+    "PairData",
+    "PreferenceTrainer",
+    "load_model",
+    "load_pairs",
+    "load_tokenizer",
+]

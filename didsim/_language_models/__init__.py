@@ -1,0 +1,15 @@
+"""The commands `didsim llm …`: thin, and quick to load; the work is done in `didsim.llm`."""
+
+import click
+
+from didsim._terminal import common_options
+
+
+@click.group(name="llm", short_help="Train and examine language models; needs the extra didsim[llm].")
+@common_options
+def llm() -> None:
+    """Train and examine language models with the losses of the laboratory (pip install 'didsim[llm]').
+
+    Models and data are read from local files unless --hub is given; weights are read from safetensors only, and no
+    code that comes with a model is run.
+    """
