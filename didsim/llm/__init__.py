@@ -12,6 +12,7 @@ if missing := [name for name in ("trl", "peft") if importlib.util.find_spec(name
 
 from didsim.llm._data import PairData, load_pairs
 from didsim.llm._models import load_model, load_tokenizer
+from didsim.llm._sampling import Sample, sample_responses
 from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
 from didsim.llm._vocabulary import HiddenTokens
 
@@ -21,7 +22,9 @@ __all__ = [
     "PairCollator",
     "PairData",
     "PreferenceTrainer",
+    "Sample",
     "load_model",
     "load_pairs",
     "load_tokenizer",
+    "sample_responses",
 ]

@@ -4,7 +4,7 @@ A batch is TRL's: `input_ids`, `attention_mask` and `completion_mask`, [2B, L], 
 ones, padded on the right. Position t of a reading is about token t + 1.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -182,7 +182,7 @@ def without_prompts(batch: Batch, first: int, pad: int) -> Batch:
     A token that nothing precedes in the batch is not scored there; so it is not here, but is the first token itself.
     """
     before, kept = _split(batch, batch["completion_mask"].bool())
-    return _padded([one or [first] for one in before], kept, pad, batch["input_ids"].device)
+    return padded([one or [first] for one in before], kept, pad, batch["input_ids"].device)
 
 
 def mismatched(batch: Batch, pad: int, max_length: int | None = None) -> Batch:
@@ -199,7 +199,7 @@ def mismatched(batch: Batch, pad: int, max_length: int | None = None) -> Batch:
     turned = [kept[half * size + (row + 1) % size] for half in (0, 1) for row in range(size)]
     if max_length is not None:
         turned = [two[: max(max_length - len(one), 0)] for one, two in zip(before, turned, strict=True)]
-    return _padded(before, turned, pad, batch["input_ids"].device)
+    return padded(before, turned, pad, batch["input_ids"].device)
 
 
 def _split(batch: Batch, shown: Tensor) -> tuple[list[list[int]], list[list[int]]]:
@@ -213,7 +213,7 @@ def _split(batch: Batch, shown: Tensor) -> tuple[list[list[int]], list[list[int]
     return before, kept
 
 
-def _padded(before: list[list[int]], after: list[list[int]], pad: int, device: torch.device) -> Batch:
+def padded(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
     """Lay out prompts and responses as TRL's collator does."""
     longest = max(len(one) + len(two) for one, two in zip(before, after, strict=True))
     rows = {"input_ids": [], "attention_mask": [], "completion_mask": []}
