@@ -82,7 +82,7 @@ LAYERS = {
     "_replaying": Layer(("claims", "errors", "_checks"), frozenset({"numpy"})),
     "_report": Layer(("", "plotting"), frozenset()),
     "_verifying": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
-    "_language_models": Layer(("_language_models", "llm", *HELPERS, *BELOW_THE_TOP), frozenset({"click"})),
+    "_language_models": Layer(("_language_models", "llm", *HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "_solving": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "cli": Layer(("", *COMMANDS, *HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
     "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary", "claims"), frozenset()),

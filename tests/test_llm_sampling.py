@@ -36,7 +36,7 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="</s>", pad_token="</s>", eos_token="</s>")
 
 
-def tiny_model(seed=0, scale=3.0):
+def tiny_model(seed=0, scale=30.0):
     """A tiny Llama over three tokens, far from uniform."""
     torch.manual_seed(seed)
     sizes = {**test_llm.SIZES, "hidden_size": 8, "num_hidden_layers": 1}

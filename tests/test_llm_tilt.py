@@ -122,7 +122,9 @@ def test_a_policy_with_less_reward_than_the_reference_is_nearest_to_the_referenc
 
 
 def test_estimates_from_draws_have_the_spread_and_the_bias_that_they_state():
-    policy, reference, reward = risen(6)
+    noise, reference, reward = world(6)
+    policy = reference + 0.8 * reward + 0.3 * noise  # β is far from infinite in all draws
+    policy -= logsumexp(policy, axis=1, keepdims=True)
     rng, want = np.random.default_rng(0), exact(policy, reference, reward)
     found = [
         nearest_tilt(*(drawn(rng, p, policy, reference, reward, count) for p, count in ((policy, 60), (reference, 40))))
@@ -130,6 +132,8 @@ def test_estimates_from_draws_have_the_spread_and_the_bias_that_they_state():
     ]
     kls, errors = np.array([tilt.kl for tilt in found]), np.array([tilt.error for tilt in found])
     assert np.std(kls) == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.15)
+    slopes, slope_errors = zip(*((tilt.inverse_beta, tilt.inverse_beta_error) for tilt in found), strict=True)
+    assert np.std(slopes) == pytest.approx(np.sqrt(np.mean(np.square(slope_errors))), rel=0.15)
     bias = np.mean([tilt.bias for tilt in found])
     assert bias > 0
     # minimising over β lowers it too, by ½ Var f′/f″ at most, which is small here

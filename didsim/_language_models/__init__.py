@@ -2,6 +2,7 @@
 
 import click
 
+from didsim._language_models._eval import evaluate
 from didsim._terminal import common_options
 
 
@@ -13,3 +14,6 @@ def llm() -> None:
     Models and data are read from local files unless --hub is given; weights are read from safetensors only, and no
     code that comes with a model is run.
     """
+
+
+llm.add_command(evaluate)

@@ -10,21 +10,44 @@ from didsim.errors import MissingExtraError
 if missing := [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]:
     raise MissingExtraError(f"Language models need {missing[0]}: pip install 'didsim[llm]'")
 
+from didsim.llm._chatter import without_chatter
+from didsim.llm._checkpoints import Stage, stages
 from didsim.llm._data import PairData, load_pairs
+from didsim.llm._evaluation import Estimate, PairScores, score_pairs
 from didsim.llm._models import load_model, load_tokenizer
+from didsim.llm._reports import Evaluation, EvaluationSettings
+from didsim.llm._responses import Drawn, Rewards, read_rewards, response_lines
 from didsim.llm._sampling import Sample, sample_responses
+from didsim.llm._tilt import Draws, Fit, Tilt, fit_within, nearest_tilt
 from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
 from didsim.llm._vocabulary import HiddenTokens
 
 __all__ = [
     "TESTED_TRL",
+    "Drawn",
+    "Draws",
+    "Estimate",
+    "Evaluation",
+    "EvaluationSettings",
+    "Fit",
     "HiddenTokens",
     "PairCollator",
     "PairData",
+    "PairScores",
     "PreferenceTrainer",
+    "Rewards",
     "Sample",
+    "Stage",
+    "Tilt",
+    "fit_within",
     "load_model",
     "load_pairs",
     "load_tokenizer",
+    "nearest_tilt",
+    "read_rewards",
+    "response_lines",
     "sample_responses",
+    "score_pairs",
+    "stages",
+    "without_chatter",
 ]

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from didsim._checks import check_choice
 from didsim.errors import BadDataError
-from didsim.llm._rows import Pair, is_dialogue, pair_of
+from didsim.llm._rows import REWARDS, Pair, is_dialogue, pair_of
 
 ON_BAD_ROW = ("error", "skip")
 
@@ -27,7 +27,8 @@ class PairData:
     """Pairs for training.
 
     Attributes:
-        pairs: with the columns prompt, chosen, rejected, and weight where rows have one.
+        pairs: with the columns prompt, chosen, rejected, and, where rows have them, weight, reward_chosen and
+            reward_rejected.
         skipped: what is wrong with each row that was left out, "line 7: …".
         equal: how many pairs have the same response twice; their margin is 0.
     """
@@ -68,7 +69,7 @@ def load_pairs(source: str | Path, *, split: str = "train", hub: bool = False, o
         return collect(_numbered(load_dataset(str(source), split=split)), str(source), on_bad_row)
     if path.is_dir():
         return collect(_numbered(_from_disk(path, split)), str(path), on_bad_row)
-    return collect(_lines(path), str(path), on_bad_row)
+    return collect(lines(path), str(path), on_bad_row)
 
 
 def collect(rows: Iterable[tuple[str, Any]], where: str, on_bad_row: str = "error") -> PairData:
@@ -81,7 +82,7 @@ def collect(rows: Iterable[tuple[str, Any]], where: str, on_bad_row: str = "erro
     skipped: list[str] = []
     for place, row in rows:
         try:
-            pairs.append(_same_kind(pair_of(_a_mapping(row)), pairs))
+            pairs.append(_same_kind(pair_of(mapping_of(row, "chosen and rejected")), pairs))
         except ValueError as error:
             if on_bad_row == "error":
                 hint = 'Mend the row, or leave such rows out with on_bad_row="skip".'
@@ -89,18 +90,23 @@ def collect(rows: Iterable[tuple[str, Any]], where: str, on_bad_row: str = "erro
             skipped.append(f"{place}: {error}")
     if not pairs:
         raise BadDataError(f"{where} has no pair{'; ' + skipped[0] if skipped else ''}.")
-    weighted = any("weight" in pair for pair in pairs)
-    if weighted:
-        pairs = [{"weight": 1.0, **pair} for pair in pairs]
+    without = {"weight": 1.0, **dict.fromkeys(REWARDS)}
+    held = {name: value for name, value in without.items() if any(name in pair for pair in pairs)}
+    pairs = [held | pair for pair in pairs]
     equal = sum(pair["chosen"] == pair["rejected"] for pair in pairs)
     return PairData(Dataset.from_list(pairs), tuple(skipped), equal)
 
 
-def _a_mapping(row: Any) -> Mapping[str, Any]:
+def mapping_of(row: Any, fields: str) -> Mapping[str, Any]:
+    """Return a row that is an object.
+
+    Raises:
+        ValueError: if it is not, or was no JSON.
+    """
     if isinstance(row, _Broken):
         raise ValueError(row.words)
     if not isinstance(row, Mapping):
-        raise ValueError(f"a row must be an object with chosen and rejected; got {row!r:.60}")
+        raise ValueError(f"a row must be an object with {fields}; got {row!r:.60}")
     return row
 
 
@@ -124,7 +130,7 @@ class _Broken:
     words: str
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+def lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the rows of a JSON-lines file; blank lines do not count."""
     for number, line in enumerate(_text(path).split("\n"), start=1):  # JSON may hold other line ends
         if line.strip():

@@ -14,12 +14,12 @@ from didsim.objectives import BoundObjective, Pairs
 Gather = Callable[[Tensor], Tensor]
 
 
-def measures(loss: BoundObjective, pairs: Pairs, gather: Gather) -> dict[str, float]:
-    """Return what is known of whole responses, in nats.
+def of_pairs(loss: BoundObjective, pairs: Pairs) -> dict[str, Tensor]:
+    """Return what is known of whole responses, for each pair, in nats: [B] each.
 
     `rewards/*` are of the reward that the objective implies. `displacement/*` tell how far responses fell below the
-    reference: `chosen_share` is the share of pairs whose chosen response did. `kl/ref_policy` is the mean of
-    log π_ref − log π over chosen responses, an estimate of KL(π_ref ‖ π) where these are drawn from π_ref, as in the
+    reference: the mean of `chosen_share` is the share of pairs whose chosen response did. The mean of `kl/ref_policy`,
+    log π_ref − log π of chosen responses, is an estimate of KL(π_ref ‖ π) where these are drawn from π_ref, as in the
     DID paper.
     """
     with torch.no_grad():
@@ -39,7 +39,12 @@ def measures(loss: BoundObjective, pairs: Pairs, gather: Gather) -> dict[str, fl
             "displacement/rejected": rejected.log_ratio,
             "kl/ref_policy": -chosen.log_ratio,
         }
-        return {name: gather(value.float()).mean().item() for name, value in values.items()}
+        return {name: value.float() for name, value in values.items()}
+
+
+def measures(loss: BoundObjective, pairs: Pairs, gather: Gather) -> dict[str, float]:
+    """Return the means of what is known of whole responses, in nats."""
+    return {name: gather(value).mean().item() for name, value in of_pairs(loss, pairs).items()}
 
 
 def of_tokens(policy: Reading, batch: Batch, gather: Gather) -> dict[str, float]:

@@ -12,6 +12,9 @@ from typing import Any
 
 Pair = dict[str, Any]
 
+REWARDS = ("reward_chosen", "reward_rejected")
+"""Rewards by another model, for evaluation: training does not look at them."""
+
 TURN = "\n\nAssistant:"
 """Where the last answer of a transcript begins."""
 
@@ -42,7 +45,7 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
     _check_characters(pair)
     if row.get("weight") is not None:
         pair["weight"] = _weight(row["weight"])
-    return pair
+    return pair | {name: _reward(name, row[name]) for name in REWARDS if row.get(name) is not None}
 
 
 def is_dialogue(pair: Pair) -> bool:
@@ -122,4 +125,10 @@ def _check_characters(pair: Pair) -> None:
 def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
         raise ValueError(f"weight must be a number that is finite and not negative; got {value!r:.40}")
+    return float(value)
+
+
+def _reward(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value!r:.40}")
     return float(value)

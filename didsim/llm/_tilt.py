@@ -74,6 +74,7 @@ class Tilt:
         kl: KL(π ‖ π_β) for the best β > 0, averaged over prompts, in nats.
         error: the standard error of `kl`, for these prompts; NaN where a prompt has one response only.
         inverse_beta: 1/β, in nats per unit of reward; 0 if π_ref itself is nearest.
+        inverse_beta_error: the standard error of `inverse_beta`, likewise.
         bias: about how much too low `kl` is since Z is a mean of few responses, in nats.
         effective: Kish's effective number of responses of π_ref on which Z rests, the mean over prompts.
         unknown: why the responses do not tell the nearest tilt, in words; empty where they do.
@@ -82,6 +83,7 @@ class Tilt:
     kl: float
     error: float
     inverse_beta: float
+    inverse_beta_error: float
     bias: float
     effective: float
     unknown: str = ""
@@ -104,20 +106,33 @@ def nearest_tilt(policy: Draws, reference: Draws) -> Tilt:
         not differ, or those of π are as high as the best of π_ref, no tilt is nearest, and the numbers are NaN.
     """
     if unknown := _why_none(policy, reference):
-        return Tilt(math.nan, math.nan, math.nan, math.nan, math.nan, unknown)
+        return Tilt(*[math.nan] * 6, unknown)
     low, high = _extremes(reference)
     slope = _best_slope(policy, reference, 1.0 / float((high - low).max()))
     tilted, log_z = _tilted(reference, slope)
     gain = policy.log_ratio - slope * policy.reward
     effective = 1.0 / (tilted**2).sum(1)
-    count = (reference.weight > 0).sum(1).double()
-    bias = 0.5 * (1.0 / effective - 1.0 / count).mean()
-    # the error of log Z to first order; that of the slope does not matter at the minimum
-    relative = torch.where(reference.weight > 0, tilted / reference.weight, 0.0)
-    error = math.hypot(policy.error(gain), reference.error(relative))
+    bias = 0.5 * (1.0 / effective - 1.0 / (reference.weight > 0).sum(1).double()).mean()
     mean = float(effective.mean())
-    unknown = "" if mean >= LEAST_EFFECTIVE else _too_few(mean)
-    return Tilt(float((policy.mean(gain) + log_z).mean()), error, slope, float(bias), mean, unknown)
+    return Tilt(
+        kl=float((policy.mean(gain) + log_z).mean()),
+        inverse_beta=slope,
+        **_errors(policy, reference, gain, tilted),
+        bias=float(bias),
+        effective=mean,
+        unknown="" if mean >= LEAST_EFFECTIVE else _too_few(mean),
+    )
+
+
+def _errors(policy: Draws, reference: Draws, gain: Tensor, tilted: Tensor) -> dict[str, float]:
+    """Return standard errors by the delta method; to first order that of λ does not matter to f at its minimum."""
+    ratio = torch.where(reference.weight > 0, tilted / reference.weight, 0.0)  # of which log Z is a mean
+    centred = reference.reward - (tilted * reference.reward).sum(1, keepdim=True)
+    curvature = float((tilted * centred**2).sum(1).mean())
+    return {
+        "error": math.hypot(policy.error(gain), reference.error(ratio)),
+        "inverse_beta_error": math.hypot(policy.error(policy.reward), reference.error(ratio * centred)) / curvature,
+    }
 
 
 def _tilted(reference: Draws, slope: float) -> tuple[Tensor, Tensor]:

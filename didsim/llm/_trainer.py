@@ -261,10 +261,14 @@ class PreferenceTrainer(DPOTrainer):
         return loss.detach() + count * (loss - loss.detach())
 
     def _weighted(self, pairs: Pairs) -> Tensor:
+        return self._losses(pairs).mean()
+
+    def _losses(self, pairs: Pairs) -> Tensor:
+        """Return the loss of each pair, times its weight relative to their mean."""
         losses = self.objective(pairs)
         if pairs.weights is None:
-            return losses.mean()
-        return torch.where(pairs.weights > 0, pairs.weights * losses, 0.0).mean() / self._mean_weight
+            return losses
+        return torch.where(pairs.weights > 0, pairs.weights * losses, 0.0) / self._mean_weight
 
     def _note(self, pairs: Pairs, policy: Reading, inputs: Batch) -> None:
         """Log what TRL logs, under its names, and what the theory asks for."""
