@@ -29,7 +29,7 @@ COLUMNS = {
 
 NOTES = {
     "displacement/chosen_share": "fell: the share of pairs whose chosen response is less likely than under π_ref.",
-    "displacement/chosen": "chosen, rejected, margin: the mean of log π − log π_ref, and its difference, in nats,\n"
+    "displacement/chosen": "chosen, rejected, margin: means of log π − log π_ref and of its difference, in nats,\n"
     "± standard errors over pairs. If chosen responses were drawn from π_ref, −chosen estimates KL(π_ref‖π).",
     "rewards/accuracies": "accuracy: the share of pairs whose chosen response has the higher log π/π_ref.",
     "kl/policy_ref": "KL: the mean over responses drawn for these prompts, cut off at --max-new-tokens, in nats.",
@@ -115,8 +115,8 @@ def evaluate(models: tuple[str, ...], reference: str, objective: str | None, set
                 {"model": stage.source, "step": stage.step, "epoch": stage.epoch, **row}
                 for stage, row in _reports(evaluation, policies, options)
             ]
+    _tell(rows, reference, data, loss)  # first: what was computed is not lost with a disk that is full
     _write(samples_out, out, evaluation, rows)
-    _tell(rows, reference, data, loss)
 
 
 def _check_combination(
@@ -226,15 +226,15 @@ def _tell(rows: list[dict[str, Any]], reference: str, data: Any, loss: Any) -> N
         f"{data.sentence}, beside {reference}.",
         _table(rows, COLUMNS),
         _notes(rows, NOTES),
-        _table(rows, own, "" if loss is None else f" under {loss!r}"),
+        "" if loss is None else f"With {loss!r}:\n" + _table(rows, own),
         _table(rows, OF_REWARDS),
         _notes(rows, NOTES_OF_REWARDS),
-        "\n".join(_remarks(rows)),
+        "\n".join(_remarks(rows, len(data.pairs))),
     ]
     emit(without_infinities(document), "\n\n".join(block for block in blocks if block))
 
 
-def _table(rows: list[dict[str, Any]], columns: dict[str, str], where: str = "") -> str:
+def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """Return a table of what some row has; nothing if none has any."""
     shown = {name: head for name, head in columns.items() if any(name in row for row in rows)}
     if not shown:
@@ -244,7 +244,7 @@ def _table(rows: list[dict[str, Any]], columns: dict[str, str], where: str = "")
         [row["model"], *(_number(row["epoch"]) for _ in epochs), *(_estimate(row, name) for name in shown)]
         for row in rows
     ]
-    return table([f"model{where}", *epochs, *shown.values()], cells, screen_width())
+    return table(["model", *epochs, *shown.values()], cells, screen_width())
 
 
 def _notes(rows: list[dict[str, Any]], notes: dict[str, str]) -> str:
@@ -263,8 +263,10 @@ def _number(value: float | None) -> str:
     return "∞" if math.isinf(value) else f"{value:.4g}"
 
 
-def _remarks(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _remarks(rows: list[dict[str, Any]], pairs: int) -> Iterator[str]:
     """Say what the numbers alone do not."""
+    if left_out := pairs - rows[0]["pairs"]:
+        yield f"{left_out} of {pairs} pairs are left out: their prompts alone fill --max-length."
     for row in rows:
         if row.get("tilt/unknown"):
             yield f"{row['model']}: the nearest tilt is unknown. {row['tilt/unknown']}"

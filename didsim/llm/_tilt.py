@@ -106,7 +106,7 @@ def nearest_tilt(policy: Draws, reference: Draws) -> Tilt:
         not differ, or those of π are as high as the best of π_ref, no tilt is nearest, and the numbers are NaN.
     """
     if unknown := _why_none(policy, reference):
-        return Tilt(*[math.nan] * 6, unknown)
+        return Tilt(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, unknown)
     low, high = _extremes(reference)
     slope = _best_slope(policy, reference, 1.0 / float((high - low).max()))
     tilted, log_z = _tilted(reference, slope)
