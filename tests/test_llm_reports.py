@@ -13,7 +13,7 @@ from datasets import Dataset
 from scipy.optimize import minimize_scalar
 from test_llm_sampling import LIMIT, A, B, all_responses, log_probs, tiny_model, tiny_tokenizer
 
-from didsim.errors import BadDataError
+from didsim.errors import BadDataError, ResourceError
 from didsim.llm import Evaluation, EvaluationSettings, read_rewards, response_lines
 
 pytestmark = test_llm.pytestmark
@@ -200,3 +200,12 @@ def test_a_bad_line_is_named(tmp_path, line, words):
 def test_only_the_first_different_prompts_are_answered():
     assert evaluation(None, prompts=1).prompts == ["a"]
     assert evaluation(None).prompts == ["a", "b a"]
+
+
+def test_too_little_memory_is_no_bug(monkeypatch):
+    def scored(*_arguments, **_named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("didsim.llm._reports.score_pairs", scored)
+    with pytest.raises(ResourceError, match="--batch-size"):
+        evaluation(None).report(None, "model")

@@ -5,7 +5,6 @@ import io
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import click
 from didsim._arguments import SETTINGS, find_objective, read_settings
 from didsim._language_models._options import HUB, ON_BAD_ROW
 from didsim._terminal import Whole, command_with_examples, emit, flag, say, screen_width, table, usage_errors
-from didsim.errors import ResourceError
 
 COLUMNS = {
     "displacement/chosen_share": "fell",
@@ -108,7 +106,7 @@ def evaluate(models: tuple[str, ...], reference: str, objective: str | None, set
             record = find_objective(objective)
             loss = record.bind(**read_settings(record, settings))
         from didsim.llm import without_chatter
-    with without_chatter(heard=flag("verbose")), _memory():
+    with without_chatter(heard=flag("verbose")):
         evaluation, policies, data = _read(models, reference, loss, samples_out, options)
         with usage_errors():
             rows = [
@@ -135,18 +133,6 @@ def _check_combination(
         raise click.UsageError("--samples-out and --reward are two steps: draw, score, and then give back. Use one.")
     if out is not None and out.suffix.lower() != ".csv":
         raise click.UsageError(f"--out takes a FILE.csv; got {str(out)!r}.")
-
-
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Say what to do where the device is too small."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        hint = "Take a smaller --batch-size, --max-length or --max-new-tokens, or --dtype bfloat16."
-        raise ResourceError(f"The memory of the device does not suffice. {hint}") from error
 
 
 def _read(

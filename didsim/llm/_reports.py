@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from didsim.errors import BadDataError
+from didsim.errors import BadDataError, ResourceError
 from didsim.llm._evaluation import PairScores, score_pairs
 from didsim.llm._responses import POLICY, REFERENCE, Drawn, Rewards, Source
 from didsim.llm._rows import REWARDS
@@ -96,7 +96,15 @@ class Evaluation:
 
         Raises:
             BadDataError: if the responses that were given are not those of the model.
+            ResourceError: if the memory of the device does not suffice.
         """
+        try:
+            return self._report(model, name, told)
+        except torch.OutOfMemoryError as error:
+            hint = "Take a smaller --batch-size, --max-length or --max-new-tokens, or --dtype bfloat16."
+            raise ResourceError(f"The memory of the device does not suffice. {hint}") from error
+
+    def _report(self, model: Any, name: str, told: Callable[[int], object] | None) -> Row:
         options = self.settings
         scores = score_pairs(
             model,
