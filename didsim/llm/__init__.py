@@ -18,6 +18,7 @@ from didsim.llm._models import load_model, load_tokenizer
 from didsim.llm._reports import Evaluation, EvaluationSettings
 from didsim.llm._responses import Drawn, Rewards, read_rewards, response_lines
 from didsim.llm._sampling import Sample, sample_responses
+from didsim.llm._sequences import enumerate_policy, sequence_transformer, train_transformer
 from didsim.llm._tilt import Draws, Fit, Tilt, fit_within, nearest_tilt
 from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
 from didsim.llm._vocabulary import HiddenTokens
@@ -39,6 +40,7 @@ __all__ = [
     "Sample",
     "Stage",
     "Tilt",
+    "enumerate_policy",
     "fit_within",
     "load_model",
     "load_pairs",
@@ -48,6 +50,8 @@ __all__ = [
     "response_lines",
     "sample_responses",
     "score_pairs",
+    "sequence_transformer",
     "stages",
+    "train_transformer",
     "without_chatter",
 ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor, nn
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.dpo_config import DPOConfig
@@ -120,7 +120,9 @@ class PreferenceTrainer(DPOTrainer):
             if args.precompute_ref_log_probs and self.objective.needs & BESIDE_SUMS:
                 hint = f"{self.objective.name} needs more than the sums that are precomputed."
                 raise ValueError(message("precompute_ref_log_probs", "False", True, hint))
-        is_loaded = isinstance(model, nn.Module) and not is_peft_model(model) and named.get("peft_config") is None
+        is_loaded = (
+            isinstance(model, nn.Module) and not isinstance(model, PeftModel) and named.get("peft_config") is None
+        )
         if ref_model is None and is_loaded and not (args is not None and args.precompute_ref_log_probs):
             ref_model = copy.deepcopy(model).requires_grad_(False).eval()  # its weights as they are now, wherever from
         given: Any = model
@@ -158,7 +160,7 @@ class PreferenceTrainer(DPOTrainer):
         companion = companion_of(self.objective, inner.get_output_embeddings())
         if companion is None:
             return
-        if is_peft_model(self.model):
+        if isinstance(self.model, PeftModel):
             hint = f"What {self.objective.name} learns beside the policy would not be saved with the adapter."
             raise ValueError(message("model", "one without an adapter", "an adapter", hint))
         inner.add_module(NAME, companion.to(self.accelerator.device))
@@ -179,7 +181,7 @@ class PreferenceTrainer(DPOTrainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective's mean loss over a batch, in nats; and the model's own output, if asked for."""
-        policy = read(model, self._inner(model), inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
+        policy = self._read(model, inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
         pairs = self._pairs(model, policy, inputs)
         loss = self._mean_loss(pairs)
         if self._second is not None and torch.is_grad_enabled():
@@ -213,7 +215,7 @@ class PreferenceTrainer(DPOTrainer):
         # where γ is stopped, so is all that it is made of
         stopped = self.objective.hyperparameters.get("stop_gradient") is True
         with torch.no_grad() if stopped else ExitStack():
-            return read(model, self._inner(model), alone).log_probs.sum(1)
+            return self._read(model, alone).log_probs.sum(1)
 
     def _mean_kl(self, model: nn.Module, inputs: Batch) -> Tensor:
         """Estimate KL(π ‖ π_ref) by responses to other prompts of the batch, as KTO does: a number.
@@ -223,7 +225,7 @@ class PreferenceTrainer(DPOTrainer):
         if len(inputs["input_ids"]) > 2:
             other = mismatched(inputs, self._tokenizer.pad_token_id, self.args.max_length)
             with torch.no_grad():
-                ratio = read(model, self._inner(model), other).log_probs - self._reference(other).log_probs
+                ratio = self._read(model, other).log_probs - self._reference(other).log_probs
                 self._last_kl = self.accelerator.gather(ratio.sum(1)).mean().clamp(min=0.0)
         return self._last_kl
 
@@ -233,14 +235,17 @@ class PreferenceTrainer(DPOTrainer):
             sums = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
             return Reading(sums.unsqueeze(1))
         with self._reference_model() as model, torch.no_grad():
-            return read(model, self._inner(model), inputs, bool(self.objective.needs & BESIDE_FORWARD))
+            return self._read(model, inputs, bool(self.objective.needs & BESIDE_FORWARD))
+
+    def _read(self, model: Any, inputs: Batch, with_hidden: bool = False, with_routers: bool = False) -> Reading:
+        return read(model, self._inner(model), inputs, with_hidden, with_routers)
 
     @contextmanager
     def _reference_model(self) -> Iterator[Any]:
         with ExitStack() as stack:
             # checkpointing without gradients only warns
             stack.enter_context(disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs))
-            if self.ref_model is None and is_peft_model(self.model):
+            if self.ref_model is None and isinstance(self.model, PeftModel):
                 inner: Any = self.accelerator.unwrap_model(self.model)
                 stack.enter_context(use_adapter(inner, "ref" if "ref" in inner.peft_config else None))
                 yield self.model
@@ -250,7 +255,7 @@ class PreferenceTrainer(DPOTrainer):
     def _inner(self, model: Any) -> Any:
         """Return the transformer to which TRL added its fused head."""
         inner = self.accelerator.unwrap_model(model)
-        return inner.get_base_model() if is_peft_model(inner) else inner
+        return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
     def _mean_loss(self, pairs: Pairs) -> Tensor:
         """Return the mean of weight × loss; weights count relative to their mean over the training data."""
