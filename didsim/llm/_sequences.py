@@ -9,6 +9,7 @@ import string
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,10 +44,8 @@ def sequence_tokenizer(space: Sequences) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, pad_token=END)
 
 
-def sequence_transformer(space: Sequences, seed: int = 0, width: int = 48, scale: float = 3.0) -> LlamaForCausalLM:
+def sequence_transformer(space: Sequences, seed: int = 0, width: int = 64, scale: float = 2.0) -> LlamaForCausalLM:
     """Return a Llama of two layers with random weights, whose policy on the space is far from uniform."""
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=space.num_actions,
         hidden_size=width,
@@ -59,8 +58,9 @@ def sequence_transformer(space: Sequences, seed: int = 0, width: int = 48, scale
         eos_token_id=space.vocabulary,
         pad_token_id=space.vocabulary,
     )
-    model = LlamaForCausalLM(config)
-    torch.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
@@ -70,27 +70,24 @@ def sequence_transformer(space: Sequences, seed: int = 0, width: int = 48, scale
 
 def enumerate_policy(model: Any, space: Sequences, num_prompts: int) -> Policy:
     """Return π(y|x) of all responses to all prompts, [X, K], by a dense pass in float64 over every sequence."""
+    responses = [space.tokens(response) for response in range(space.num_responses)]
+    ends = [space.vocabulary] * space.max_length
     rows = [
-        [
-            space.vocabulary,
-            prompt,
-            *space.tokens(response),
-            *[space.vocabulary] * (space.max_length - len(space.tokens(response))),
-        ]
+        [space.vocabulary, prompt, *tokens, *ends[len(tokens) :]]
         for prompt in range(num_prompts)
-        for response in range(space.num_responses)
+        for tokens in responses
     ]
     with torch.no_grad():
         next_log_probs = torch.log_softmax(model(input_ids=torch.tensor(rows)).logits.double(), dim=-1)
     # position t + 1 follows t tokens; the prefixes are the responses of fewer than T tokens
-    lengths = torch.tensor([len(space.tokens(response)) for response in range(space.num_contexts)])
+    lengths = torch.tensor([len(tokens) for tokens in responses[: space.num_contexts]])
     every = next_log_probs.view(num_prompts, space.num_responses, space.max_length + 2, -1)
     prefixes = every[:, torch.arange(space.num_contexts), lengths + 1]
     return Policy(space.log_probs(to_array(prefixes)))
 
 
 def train_transformer(
-    problem: Problem, model: Any, loss: BoundObjective, *, steps: int = 1000, learning_rate: float = 1e-2
+    problem: Problem, model: Any, loss: BoundObjective, *, steps: int = 2000, learning_rate: float = 5e-3
 ) -> Policy:
     """Train a transformer on the exact expected loss of a problem of sequences, and return the policy it becomes.
 
@@ -110,31 +107,36 @@ def train_transformer(
     Raises:
         ValueError: if the problem is another one, or its reference is not the model's policy.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = population_trainer(problem, model, loss, folder, max_steps=steps, learning_rate=learning_rate)
+        trainer.train()
+    return enumerate_policy(model.eval(), _space_of(problem), problem.num_prompts)
+
+
+def population_trainer(
+    problem: Problem, model: Any, loss: BoundObjective, folder: str | Path, **settings: Any
+) -> "PopulationTrainer":
+    """Return the trainer of `train_transformer`; it keeps nothing in its folder."""
     space = _space_of(problem)
     _check_reference(problem, enumerate_policy(model, space, problem.num_prompts))
     data = exact_pairs(problem)
-    with tempfile.TemporaryDirectory() as folder, _quietly():
-        settings = DPOConfig(
-            folder,
-            per_device_train_batch_size=len(data),
-            max_steps=steps,
-            learning_rate=learning_rate,
-            lr_scheduler_type="linear",
-            adam_beta2=0.99,
-            max_grad_norm=0.0,
-            max_length=2 + space.max_length,
-            **_PLAIN,
-        )
-        tokenizer = sequence_tokenizer(space)
+    whole = {"per_device_train_batch_size": len(data), "max_length": 2 + space.max_length}
+    with _quietly():
         trainer = PopulationTrainer(
-            model, None, settings, objective=loss, train_dataset=data, processing_class=tokenizer
+            model,
+            args=DPOConfig(str(folder), **{**_PLAIN, **whole, **settings}),
+            objective=loss,
+            train_dataset=data,
+            processing_class=sequence_tokenizer(space),
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return enumerate_policy(model.eval(), space, problem.num_prompts)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 _PLAIN: dict[str, Any] = {
+    "lr_scheduler_type": "linear",
+    "adam_beta2": 0.99,
+    "max_grad_norm": 0.0,
     "logging_strategy": "no",
     "save_strategy": "no",
     "report_to": [],
@@ -145,7 +147,7 @@ _PLAIN: dict[str, Any] = {
     "activation_checkpointing": False,
     "dataloader_pin_memory": False,
 }
-"""Settings of a small run that keeps nothing."""
+"""Settings of a small run of Adam without clipping, which keeps nothing."""
 
 
 @contextmanager
