@@ -31,7 +31,7 @@ SPEC = Spec(
 )
 
 _ASIDE = frozenset({"marginal", "mean_kl"})
-"""Needs by which a language model looks at other numbers than a table: its own log π(y) without a prompt, and KTO's z."""
+"""Needs that a language model meets with other numbers than a table: its own log π(y) without a prompt, and KTO's z."""
 
 _NEAR = 1e-5
 

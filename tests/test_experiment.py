@@ -487,7 +487,19 @@ class TestSelectTuned:
 # --- the experiments that come with didsim ----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=known_experiments())
+def marked() -> list:
+    """Return the names of the experiments; those of language models are marked so."""
+    return [
+        pytest.param(name, marks=pytest.mark.llm) if "didsim.llm" in path.read_text("utf-8") else name
+        for name, path in known_experiments().items()
+    ]
+
+
+FEW_SEEDS = {"bridge": 2}
+"""Experiments of which each run is a check, and takes long."""
+
+
+@pytest.fixture(scope="module", params=marked())
 def small(request, tmp_path_factory):
     """An experiment, the smallest version of its quick plan, and its CSV."""
     experiment = load_experiment(request.param)
@@ -551,7 +563,7 @@ class TestEveryExperiment:
 
     def test_its_full_form_has_at_least_twenty_seeds(self, small):
         plan = small[0].spec.version()
-        assert len({*plan.axes.get("seed", ()), *plan.batch.get("seed", ())}) >= 20
+        assert len({*plan.axes.get("seed", ()), *plan.batch.get("seed", ())}) >= FEW_SEEDS.get(plan.id, 20)
 
     def test_its_quick_form_is_less_work(self, small):
         plan = small[0].spec
@@ -590,7 +602,7 @@ def test_the_main_figures_come_with_didsim():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", known_experiments())
+@pytest.mark.parametrize("name", marked())
 def test_the_quick_version_as_users_run_it(name, run, monkeypatch):
     monkeypatch.delenv("DIDSIM_REPRODUCE_JOBS")
     done = run("reproduce", name, "--quick", "--json")

@@ -7,8 +7,6 @@ of responses at once, each weighted by its exact probability.
 
 import string
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl.trainer.dpo_config import DPOConfig
 
 from didsim._checks import message
+from didsim.llm._chatter import without_chatter
 from didsim.llm._reading import Batch, Reading, token_mask
 from didsim.llm._trainer import PreferenceTrainer
 from didsim.objectives import BoundObjective
@@ -109,7 +107,8 @@ def train_transformer(
     """
     with tempfile.TemporaryDirectory() as folder:
         trainer = population_trainer(problem, model, loss, folder, max_steps=steps, learning_rate=learning_rate)
-        trainer.train()
+        with without_chatter():
+            trainer.train()
     return enumerate_policy(model.eval(), _space_of(problem), problem.num_prompts)
 
 
@@ -121,7 +120,7 @@ def population_trainer(
     _check_reference(problem, enumerate_policy(model, space, problem.num_prompts))
     data = exact_pairs(problem)
     whole = {"per_device_train_batch_size": len(data), "max_length": 2 + space.max_length}
-    with _quietly():
+    with without_chatter():
         trainer = PopulationTrainer(
             model,
             args=DPOConfig(str(folder), **{**_PLAIN, **whole, **settings}),
@@ -148,18 +147,6 @@ _PLAIN: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 """Settings of a small run of Adam without clipping, which keeps nothing."""
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Show no progress of the preparation of data."""
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()
 
 
 def _space_of(problem: Problem) -> Sequences:
