@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -28,7 +27,7 @@ from didsim.objectives import BoundObjective
 from didsim.policy import Policy
 from didsim.preference import Problem
 from didsim.spaces import Sequences
-from didsim.torch_bridge import to_array
+from didsim.torch_bridge import to_array, to_tensor
 
 END = "</s>"
 
@@ -161,7 +160,7 @@ def _space_of(problem: Problem) -> Sequences:
 
 
 def _check_reference(problem: Problem, policy: Policy) -> None:
-    apart = float(np.abs(np.atleast_2d(problem.reference.log_probs) - policy.log_probs).max())
+    apart = float(abs(problem.reference.log_probs - policy.log_probs).max())
     if not apart <= NEAR:
         hint = "Build the problem from enumerate_policy(model, …)."
         raise ValueError(message("log π_ref of problem", f"the model's, to {NEAR:g} nats", apart, hint))
@@ -176,14 +175,17 @@ def exact_pairs(problem: Problem) -> Dataset:
     space = _space_of(problem)
     letters = string.ascii_lowercase
     texts = ["".join(f" {letters[token]}" for token in space.tokens(k)) for k in range(space.num_responses)]
-    columns: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": [], "weight": []}
-    policies = zip(problem.prompt_weights, problem.chosen.probs, problem.rejected.probs, strict=True)
-    for x, (share, chosen, rejected) in enumerate(policies):
-        for i, j in np.argwhere(np.outer(chosen, rejected) > 0.0):
-            values = (END + letters[x], texts[i], texts[j], share * chosen[i] * rejected[j])
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
-    return Dataset.from_dict(columns)
+    chosen, rejected = to_tensor(problem.chosen.probs), to_tensor(problem.rejected.probs)
+    weights = to_tensor(problem.prompt_weights)[:, None, None] * chosen[:, :, None] * rejected[:, None, :]
+    places = weights.nonzero().tolist()
+    return Dataset.from_dict(
+        {
+            "prompt": [END + letters[x] for x, _, _ in places],
+            "chosen": [texts[i] for _, i, _ in places],
+            "rejected": [texts[j] for _, _, j in places],
+            "weight": weights[weights > 0].tolist(),
+        }
+    )
 
 
 class PopulationTrainer(PreferenceTrainer):
