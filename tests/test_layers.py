@@ -69,7 +69,7 @@ LAYERS = {
     ),
     "llm": Layer(
         (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "llm"),
-        frozenset({"torch", "transformers", "trl", "accelerate", "datasets", "peft"}),
+        frozenset({"torch", "transformers", "tokenizers", "trl", "accelerate", "datasets", "peft"}),
     ),
     "plotting": Layer((*LAYER_0, "plotting"), EXACT | frozenset({"pandas", "matplotlib"})),
     "experiment": Layer(("", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "filelock"})),
