@@ -3,6 +3,7 @@
 import click
 
 from didsim._language_models._eval import evaluate
+from didsim._language_models._train import train
 from didsim._terminal import common_options
 
 
@@ -17,3 +18,4 @@ def llm() -> None:
 
 
 llm.add_command(evaluate)
+llm.add_command(train)

@@ -19,11 +19,14 @@ from didsim.llm._reports import Evaluation, EvaluationSettings
 from didsim.llm._responses import Drawn, Rewards, read_rewards, response_lines
 from didsim.llm._sampling import Sample, sample_responses
 from didsim.llm._sequences import enumerate_policy, sequence_transformer, train_transformer
+from didsim.llm._settings import PRECISIONS, Run, check_training
 from didsim.llm._tilt import Draws, Fit, Tilt, fit_within, nearest_tilt
 from didsim.llm._trainer import TESTED_TRL, PairCollator, PreferenceTrainer
+from didsim.llm._training import fit, is_finite, last_checkpoint, make_trainer, read_log, save, steps_of
 from didsim.llm._vocabulary import HiddenTokens
 
 __all__ = [
+    "PRECISIONS",
     "TESTED_TRL",
     "Drawn",
     "Draws",
@@ -37,21 +40,30 @@ __all__ = [
     "PairScores",
     "PreferenceTrainer",
     "Rewards",
+    "Run",
     "Sample",
     "Stage",
     "Tilt",
+    "check_training",
     "enumerate_policy",
+    "fit",
     "fit_within",
+    "is_finite",
+    "last_checkpoint",
     "load_model",
     "load_pairs",
     "load_tokenizer",
+    "make_trainer",
     "nearest_tilt",
+    "read_log",
     "read_rewards",
     "response_lines",
     "sample_responses",
+    "save",
     "score_pairs",
     "sequence_transformer",
     "stages",
+    "steps_of",
     "train_transformer",
     "without_chatter",
 ]

@@ -141,6 +141,9 @@ class PreferenceTrainer(DPOTrainer):
             hint = f"{self.objective.name} estimates z from responses to other prompts of a batch."
             raise ValueError(message("per_device_train_batch_size", "at least 2", 1, hint))
 
+    def _send_telemetry(self) -> None:
+        """Send nothing: TRL's trainers tell their makers of each run."""
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if "weight" not in self._signature_columns:
