@@ -68,7 +68,7 @@ LAYERS = {
         EXACT | frozenset({"torch"}),
     ),
     "llm": Layer(
-        (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "llm"),
+        (*LAYER_0, *LAYER_1, "objectives", "torch_bridge", "doctor", "llm"),
         frozenset({"torch", "transformers", "tokenizers", "trl", "accelerate", "datasets", "peft"}),
     ),
     "plotting": Layer((*LAYER_0, "plotting"), EXACT | frozenset({"pandas", "matplotlib"})),

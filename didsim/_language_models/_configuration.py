@@ -19,12 +19,21 @@ LARGEST = 2**20
 """Bytes of a file of settings."""
 
 
-def take_configuration(ctx: click.Context, param: click.Parameter, path: Path | None) -> dict[str, Any]:
-    """Let a file say what the options are where neither flags nor the environment do, and return its tables."""
+def take_configuration(
+    ctx: click.Context, param: click.Parameter, path: Path | None, command: click.Command | None = None
+) -> dict[str, Any]:
+    """Let a file say what the options are where neither flags nor the environment do, and return its tables.
+
+    Args:
+        ctx: that of the command.
+        param: the argument that names the file.
+        path: the file.
+        command: the one whose options the file may set, if it is another.
+    """
     if path is None:
         return {}
     found = _read(path)
-    options = {option.name: option for option in ctx.command.params if _is_settable(option)}
+    options = {option.name: option for option in (command or ctx.command).params if _is_settable(option)}
     tables = {name: found.pop(name) for name in TABLES if name in found}
     for name, table in tables.items():
         if not isinstance(table, dict):

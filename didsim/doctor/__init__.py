@@ -19,6 +19,6 @@ A loss that squares β by accident is recognised by name:
 
 from didsim.doctor._check import check_loss
 from didsim.doctor._load import example_loss, load_loss
-from didsim.doctor._report import Finding, Match, Report
+from didsim.doctor._report import Finding, Match, Report, by_severity, in_words
 
-__all__ = ["Finding", "Match", "Report", "check_loss", "example_loss", "load_loss"]
+__all__ = ["Finding", "Match", "Report", "by_severity", "check_loss", "example_loss", "in_words", "load_loss"]

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,13 +93,15 @@ class Report:
 
     def __str__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())
-        lines = [_wrapped(f"{finding.status:<8} {finding.name}: {finding.sentence}") for finding in self.findings]
-        return "\n".join([f"{self.function}({values})", *lines, self._verdict()])
+        return f"{self.function}({values})\n{in_words(self.findings)}"
 
-    def _verdict(self) -> str:
-        counts = [(self.count(status), status) for status in ("problem", "warning")]
-        said = [f"{number} {status}{'s' if number > 1 else ''}" for number, status in counts if number]
-        return f"Found {' and '.join(said)}." if said else "No problem found."
+
+def in_words(findings: Sequence[Finding]) -> str:
+    """Return findings, each on lines of its own, and what they come to."""
+    lines = [_wrapped(f"{finding.status:<8} {finding.name}: {finding.sentence}") for finding in findings]
+    counts = [(sum(found.status == status for found in findings), status) for status in ("problem", "warning")]
+    said = [f"{number} {status}{'s' if number > 1 else ''}" for number, status in counts if number]
+    return "\n".join([*lines, f"Found {' and '.join(said)}." if said else "No problem found."])
 
 
 def _wrapped(line: str) -> str:
@@ -123,4 +125,4 @@ def by_severity(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITY[finding.status]))
 
 
-__all__ = ["Finding", "Match", "Report", "by_severity", "symbol"]
+__all__ = ["Finding", "Match", "Report", "by_severity", "in_words", "symbol"]

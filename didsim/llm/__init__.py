@@ -13,6 +13,9 @@ if missing := [name for name in ("trl", "peft") if importlib.util.find_spec(name
 from didsim.llm._chatter import without_chatter
 from didsim.llm._checkpoints import Stage, stages
 from didsim.llm._data import PairData, load_pairs
+from didsim.llm._doctor_data import examine_data
+from didsim.llm._doctor_log import examine_log, load_log
+from didsim.llm._doctor_start import examine_start
 from didsim.llm._evaluation import Estimate, PairScores, score_pairs
 from didsim.llm._models import load_model, load_tokenizer
 from didsim.llm._reports import Evaluation, EvaluationSettings
@@ -46,10 +49,14 @@ __all__ = [
     "Tilt",
     "check_training",
     "enumerate_policy",
+    "examine_data",
+    "examine_log",
+    "examine_start",
     "fit",
     "fit_within",
     "is_finite",
     "last_checkpoint",
+    "load_log",
     "load_model",
     "load_pairs",
     "load_tokenizer",

@@ -185,8 +185,9 @@ class PreferenceTrainer(DPOTrainer):
     ) -> Any:
         """Return the objective's mean loss over a batch, in nats; and the model's own output, if asked for."""
         policy = self._read(model, inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
+        policy = self.read(model, inputs)
         pairs = self._pairs(model, policy, inputs)
-        loss = self._mean_loss(pairs)
+        loss = self.mean_loss(pairs)
         if self._second is not None and torch.is_grad_enabled():
             rejected = replace(pairs, chosen=pairs.rejected)  # of which the objective's loss is the likelihood too
             self._second.add(self._weighted(rejected) / self.current_gradient_accumulation_steps)
@@ -194,6 +195,14 @@ class PreferenceTrainer(DPOTrainer):
             loss = loss + self.router_aux_loss_coef * policy.output.aux_loss
         self._note(pairs, policy, inputs)
         return (loss, logits(model, inputs)) if return_outputs else loss
+
+    def read(self, model: nn.Module, inputs: Batch) -> Reading:
+        """Return how the policy reads a batch."""
+        return read(model, self._inner(model), inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
+
+    def pairs(self, inputs: Batch) -> Pairs:
+        """Return what the objective sees of a batch."""
+        return self._pairs(self.model, self.read(self.model, inputs), inputs)
 
     def _pairs(self, model: nn.Module, policy: Reading, inputs: Batch) -> Pairs:
         """Make all passes that the objective needs beside the policy's own."""
@@ -260,7 +269,7 @@ class PreferenceTrainer(DPOTrainer):
         inner = self.accelerator.unwrap_model(model)
         return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
-    def _mean_loss(self, pairs: Pairs) -> Tensor:
+    def mean_loss(self, pairs: Pairs) -> Tensor:
         """Return the mean of weight × loss; weights count relative to their mean over the training data."""
         if "batch" not in self.objective.needs or self.accelerator.num_processes == 1:
             return self._weighted(pairs)
