@@ -27,11 +27,16 @@ class Stage:
 def stages(source: str) -> list[Stage]:
     """Return the checkpoints of a training's folder, and its final model; of another folder, the model alone."""
     folder = Path(source)
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    found = [_stage(path) for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))]
+    found = [_stage(path) for path in checkpoints(folder)]
     if not found or any((folder / name).is_file() for name in MODEL_FILES):
         found.append(_stage(folder) if folder.is_dir() else Stage(source))
     return found
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a training's folder, in order of their steps."""
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _stage(folder: Path) -> Stage:

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from didsim._checks import message
 from didsim.errors import BadDataError, ResourceError
+from didsim.llm._checkpoints import checkpoints
 from didsim.llm._data import PairData
 from didsim.llm._models import load_model, load_tokenizer
 from didsim.llm._settings import Run
@@ -90,11 +91,10 @@ def _policy(run: Run, source: str, tokenizer: Any) -> Any:
 
 def last_checkpoint(out: Path) -> Path | None:
     """Return the last checkpoint that is whole: its state, which is written last, can be read."""
-    numbered = [path for path in out.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    for path in reversed(checkpoints(out)):
         try:
             json.loads((path / STATE).read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         return path
     return None
