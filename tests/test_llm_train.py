@@ -244,7 +244,7 @@ def interrupted(run, monkeypatch):
 @pytest.mark.usefixtures("interrupted")
 def test_a_resumed_run_is_the_uninterrupted_one(run):
     done = run("llm", "train", "config.toml", "--out", "out", "--resume", "--json")
-    assert done.stderr.startswith("Continuing from out/checkpoint-2.\n")
+    assert done.stderr.startswith("Continuing from out/checkpoint-2.\nStep 3 of 4: ")
     whole, resumed = trained(run, "config.toml", "--out", "whole"), document(done.stdout)
     assert same(weights("out"), weights("whole"))
     assert [row["loss"] for row in resumed["log"]] == [row["loss"] for row in whole["log"]]
