@@ -85,7 +85,7 @@ def collect(rows: Iterable[tuple[str, Any]], where: str, on_bad_row: str = "erro
             pairs.append(_same_kind(pair_of(mapping_of(row, "chosen and rejected")), pairs))
         except ValueError as error:
             if on_bad_row == "error":
-                hint = 'Mend the row, or leave such rows out with on_bad_row="skip".'
+                hint = 'Mend the row, or leave such rows out: on_bad_row="skip" (--on-bad-row skip).'
                 raise BadDataError(f"{where}, {place}: {error}. {hint}") from error
             skipped.append(f"{place}: {error}")
     if not pairs:
