@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from didsim._arrays import FloatArray
 from didsim._checks import POSITIVE, check_number, message
 from didsim.info import Distribution
 from didsim.policy import Policy, as_policy, same_classes
@@ -104,6 +105,23 @@ def power_law(first: Distribution, second: Distribution) -> PowerLaw:
         raise ValueError(message("the second distribution", "other than uniform", "a uniform one"))
     exponent = float(centred_first @ centred_second) / float(centred_second @ centred_second)
     return PowerLaw(exponent, float(np.abs(centred_first - exponent * centred_second).max()))
+
+
+SAMPLES_PER_FIT = 4
+"""Samples to which the paper fits β′ of a prompt."""
+
+
+def slope_signs(x: FloatArray, y: FloatArray, rounding: float = 0.0) -> FloatArray:
+    """Return numbers with the signs of the slopes of y on x, fitted to each row, where x varies by more than rounding.
+
+    They are the covariances. Source: Appendix K.1, where x = log π/π_ref and y = log π̃.
+
+    >>> slope_signs(np.array([[0.0, 1.0], [2.0, 2.0]]), np.array([[0.0, -3.0], [0.0, 1.0]]))
+    array([-1.5])
+    """
+    varies = np.ptp(x, axis=1) > rounding
+    x, y = x[varies], y[varies]
+    return np.sum((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True)), axis=1)
 
 
 def _log_ratio(numerator: Policy, denominator: Policy) -> np.ndarray:

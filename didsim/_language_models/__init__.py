@@ -3,6 +3,7 @@
 import click
 
 from didsim._language_models._doctor import doctor
+from didsim._language_models._entropy import entropy
 from didsim._language_models._eval import evaluate
 from didsim._language_models._train import train
 from didsim._terminal import common_options
@@ -21,3 +22,4 @@ def llm() -> None:
 llm.add_command(evaluate)
 llm.add_command(train)
 llm.add_command(doctor)
+llm.add_command(entropy)

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from didsim._arrays import ArrayLike, FloatArray
+from didsim._arrays import ArrayLike
 from didsim._checks import check_choice, check_integer, message
 from didsim._numerics import expectation
-from didsim.differential import did
+from didsim.differential import SAMPLES_PER_FIT, did, slope_signs
 from didsim.engine._draws import sample_classes
 from didsim.engine._history import History
 from didsim.engine._loop import train
@@ -100,9 +100,6 @@ def entropy_probe(
 
 DECODINGS = ("sampled", "greedy")
 
-SAMPLES_PER_FIT = 4
-"""Samples to which the paper fits β′ of a prompt."""
-
 
 def greedy(policy: Policy, space: Space) -> Policy:
     """Return the policy that always gives the greedy response: the likeliest action in each context, [..., K]."""
@@ -171,13 +168,7 @@ def beta_accuracy(
     right = usable = 0
     for row, log_ratio in zip(log_probe, finite_log(log_pi) - finite_log(log_ref), strict=True):
         drawn = sample_classes(Policy(row.copy()), rng.random((draws, SAMPLES_PER_FIT)))
-        slopes = _slope_signs(log_ratio[drawn], row[drawn])
+        slopes = slope_signs(log_ratio[drawn], row[drawn])
         usable += len(slopes)
         right += int(np.sum(slopes >= 0.0))
     return right / usable if usable else float("nan")
-
-
-def _slope_signs(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return the covariance of each row of x and y, which has the sign of the slope, where x varies."""
-    x, y = x[np.ptp(x, axis=1) > 0.0], y[np.ptp(x, axis=1) > 0.0]
-    return np.sum((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True)), axis=1)

@@ -12,12 +12,13 @@ if missing := [name for name in ("trl", "peft") if importlib.util.find_spec(name
 
 from didsim.llm._chatter import without_chatter
 from didsim.llm._checkpoints import Stage, stages
-from didsim.llm._data import PairData, load_pairs
+from didsim.llm._data import PairData, load_pairs, load_prompts
 from didsim.llm._doctor_data import examine_data
 from didsim.llm._doctor_log import examine_log, load_log
 from didsim.llm._doctor_start import examine_start
+from didsim.llm._entropy import DidEntropy, EntropyEstimate, did_entropy, response_entropy
 from didsim.llm._evaluation import Estimate, PairScores, score_pairs
-from didsim.llm._models import load_model, load_tokenizer
+from didsim.llm._models import load_model, load_tokenizer, to_accelerator
 from didsim.llm._reports import Evaluation, EvaluationSettings
 from didsim.llm._responses import Drawn, Rewards, read_rewards, response_lines
 from didsim.llm._sampling import Sample, sample_responses
@@ -31,8 +32,10 @@ from didsim.llm._vocabulary import HiddenTokens
 __all__ = [
     "PRECISIONS",
     "TESTED_TRL",
+    "DidEntropy",
     "Drawn",
     "Draws",
+    "EntropyEstimate",
     "Estimate",
     "Evaluation",
     "EvaluationSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "Stage",
     "Tilt",
     "check_training",
+    "did_entropy",
     "enumerate_policy",
     "examine_data",
     "examine_log",
@@ -59,11 +63,13 @@ __all__ = [
     "load_log",
     "load_model",
     "load_pairs",
+    "load_prompts",
     "load_tokenizer",
     "make_trainer",
     "nearest_tilt",
     "read_log",
     "read_rewards",
+    "response_entropy",
     "response_lines",
     "sample_responses",
     "save",
@@ -71,6 +77,7 @@ __all__ = [
     "sequence_transformer",
     "stages",
     "steps_of",
+    "to_accelerator",
     "train_transformer",
     "without_chatter",
 ]

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from didsim._checks import check_choice
 from didsim.errors import BadDataError
-from didsim.llm._rows import REWARDS, Pair, is_dialogue, pair_of
+from didsim.llm._rows import REWARDS, Pair, is_dialogue, pair_of, prompt_of
 
 ON_BAD_ROW = ("error", "skip")
 
@@ -62,14 +62,38 @@ def load_pairs(source: str | Path, *, split: str = "train", hub: bool = False, o
         BadDataError: if there is no such file, it cannot be read, a row is no pair, or none is left.
     """
     check_choice("on_bad_row", on_bad_row, ON_BAD_ROW)
+    return collect(_rows(source, split, hub), str(source), on_bad_row)
+
+
+def load_prompts(source: str | Path, *, split: str = "train", hub: bool = False) -> list[Any]:
+    """Read prompts, texts or lists of messages: rows with a `prompt`, or preference data, whose prompts are taken.
+
+    Args:
+        source: as of `load_pairs`.
+        split: which part of a dataset that has several.
+        hub: look on the Hugging Face hub; otherwise nothing goes to the network.
+
+    Raises:
+        BadDataError: if there is no such file, it cannot be read, a row has no prompt, or there is none.
+    """
+    prompts = []
+    for place, row in _rows(source, split, hub):
+        try:
+            prompts.append(prompt_of(mapping_of(row, "prompt")))
+        except ValueError as error:
+            raise BadDataError(f"{source}, {place}: {error}.") from error
+    if not prompts:
+        raise BadDataError(f"{source} has no prompt.")
+    return prompts
+
+
+def _rows(source: str | Path, split: str, hub: bool) -> Iterable[tuple[str, Any]]:
     path = Path(source)
     if hub and not path.exists():
         from datasets import load_dataset
 
-        return collect(_numbered(load_dataset(str(source), split=split)), str(source), on_bad_row)
-    if path.is_dir():
-        return collect(_numbered(_from_disk(path, split)), str(path), on_bad_row)
-    return collect(lines(path), str(path), on_bad_row)
+        return _numbered(load_dataset(str(source), split=split))
+    return _numbered(_from_disk(path, split)) if path.is_dir() else lines(path)
 
 
 def collect(rows: Iterable[tuple[str, Any]], where: str, on_bad_row: str = "error") -> PairData:

@@ -51,6 +51,11 @@ def load_model(source: str | Path, *, hub: bool = False, dtype: str = "float32")
     return model.eval()
 
 
+def to_accelerator(model: Any) -> Any:
+    """Move a model to the accelerator, if there is one."""
+    return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+
+
 def load_tokenizer(source: str | Path, *, hub: bool = False) -> Any:
     """Read the tokenizer of a model; one without a token for padding pads with its end.
 

@@ -48,6 +48,24 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
     return pair | {name: _reward(name, row[name]) for name in REWARDS if row.get(name) is not None}
 
 
+def prompt_of(row: Mapping[str, Any]) -> Any:
+    """Return the prompt of a row, a text or messages: of a pair, or of a row that has nothing else.
+
+    Raises:
+        ValueError: if there is none.
+
+    >>> prompt_of({"prompt": "Hi"})
+    'Hi'
+    """
+    if row.get("chosen") is not None:
+        return pair_of(row)["prompt"]
+    prompt = _prompt(row)
+    if prompt is None:
+        raise ValueError("prompt is missing")
+    _check_characters({"prompt": prompt})
+    return prompt
+
+
 def is_dialogue(pair: Pair) -> bool:
     """Return whether a pair consists of messages, and not of texts."""
     return isinstance(pair["chosen"], list)

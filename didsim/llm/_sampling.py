@@ -1,17 +1,17 @@
 """Responses drawn from a language model exactly: at temperature 1, of all tokens, with nothing penalised or forced."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from trl.data_utils import _tokenize
 from trl.trainer.utils import add_fused_lm_head
 
-from didsim._checks import check_integer
+from didsim._checks import check_integer, message
 from didsim.errors import BadDataError
 from didsim.llm._reading import padded, read
 
@@ -45,6 +45,7 @@ def sample_responses(
     max_new_tokens: int,
     seed: int,
     batch_size: int = 8,
+    told: Callable[[int], object] | None = None,
 ) -> list[Sample]:
     """Draw responses y ~ π(·|x), whatever the model's own settings for generation say.
 
@@ -59,24 +60,40 @@ def sample_responses(
         max_new_tokens: the most tokens of a response.
         seed: of the draws; the same seed, batch size and machine give the same responses.
         batch_size: responses drawn at once.
+        told: what is called with the number of responses after each batch, such as the `update` of a progress bar.
 
     Returns:
         The responses to the first prompt, then those to the second, and so on.
     """
     check_integer("count", count, 1, 10**6)
     befores = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    check_room(model, befores, max_new_tokens)
     rows = [number for number in range(len(befores)) for _ in range(count)]
     drawn: list[Ids] = []
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _plainly(model):
-        torch.manual_seed(seed)
+    with seeded(model, seed):
         for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            drawn += _draw(model, tokenizer, [befores[row] for row in batch], max_new_tokens)
+            batch = [befores[row] for row in rows[start : start + batch_size]]
+            drawn += draw(model, tokenizer, left_padded(tokenizer, batch), max_new_tokens)
+            if told is not None:
+                told(len(batch))
     log_probs = score(model, tokenizer, [befores[row] for row in rows], drawn, batch_size).tolist()
     ends = [tokens[-1] == tokenizer.eos_token_id for tokens in drawn]
     found = zip(rows, drawn, log_probs, ends, strict=True)
     return [Sample(row, befores[row], tokens, log_prob, not end) for row, tokens, log_prob, end in found]
+
+
+def check_room(model: Any, befores: Sequence[Ids], limit: int) -> None:
+    """Refuse prompts after which a model has no room for a response of `limit` tokens.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, befores))
+    if positions is not None and longest + limit > positions:
+        room = f"at most {positions - longest}" if positions > longest else "possible"
+        hint = f"The longest prompt has {longest} tokens, and the model takes {positions} in all."
+        raise ValueError(message("max_new_tokens", room, limit, hint))
 
 
 def prompt_ids(tokenizer: Any, prompt: Any) -> Ids:
@@ -107,18 +124,41 @@ def score(model: Any, tokenizer: Any, befores: Sequence[Ids], responses: Sequenc
     return torch.cat(found)
 
 
-def _draw(model: Any, tokenizer: Any, befores: Sequence[Ids], limit: int) -> list[Ids]:
-    """Draw one response to each prompt; prompts are padded on the left."""
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+@contextmanager
+def seeded(model: Any, seed: int) -> Iterator[None]:
+    """Let a seed decide the draws of a model, and leave those of the caller as they were."""
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def left_padded(tokenizer: Any, befores: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+    """Lay out prompts for generation: their tokens [B, P], and where they stand, 0 or 1 [B, P]."""
     width = max(map(len, befores))
-    ids = torch.tensor([[pad] * (width - len(before)) + list(before) for before in befores])
-    seen = torch.tensor([[0] * (width - len(before)) + [1] * len(before) for before in befores])
+    ids = [[tokenizer.pad_token_id] * (width - len(before)) + list(before) for before in befores]
+    seen = [[0] * (width - len(before)) + [1] * len(before) for before in befores]
+    return torch.tensor(ids), torch.tensor(seen)
+
+
+def draw(
+    model: Any, tokenizer: Any, prompts: tuple[Tensor, Tensor], limit: int, processor: LogitsProcessor | None = None
+) -> list[Ids]:
+    """Draw one response to each prompt, from the model itself or from what a processor makes of its logits."""
+    ids, seen = (part.to(model.device) for part in prompts)
+    end = tokenizer.eos_token_id
     settings = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=limit, eos_token_id=end, pad_token_id=pad
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=limit,
+        eos_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.no_grad():
-        out = model.generate(ids.to(model.device), attention_mask=seen.to(model.device), generation_config=settings)
-    rows = [row[width:] for row in out.tolist()]
+    processors = LogitsProcessorList([] if processor is None else [processor])
+    with torch.no_grad(), _plainly(model):
+        out = model.generate(ids, attention_mask=seen, generation_config=settings, logits_processor=processors)
+    rows = [row[ids.shape[1] :] for row in out.tolist()]
     return [tuple(row[: row.index(end) + 1] if end in row else row) for row in rows]
 
 
