@@ -13,8 +13,16 @@ import test_llm
 import torch
 from conftest import ALL_COMMANDS
 from test_llm import language_model, reference_model
-from test_llm_sampling import LIMIT, A, B, all_responses, log_probs, tiny_model, tiny_tokenizer
-from transformers import GPT2Config, GPT2LMHeadModel
+from test_llm_sampling import (
+    LIMIT,
+    A,
+    B,
+    all_responses,
+    log_probs,
+    positioned_model,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 import didsim as ds
 from didsim.errors import BadDataError
@@ -34,18 +42,6 @@ pytestmark = test_llm.pytestmark
 
 def entropy_of(log_pi):
     return float(-(log_pi.exp() * log_pi).sum())
-
-
-def positioned_model(seed):
-    """A tiny GPT-2, which knows how often a letter came: so it can learn every distribution over responses."""
-    torch.manual_seed(seed)
-    sizes = {"n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2, "tie_word_embeddings": False}
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=3, bos_token_id=2, eos_token_id=2, **sizes)).eval()
-    with torch.no_grad():
-        for weight in (model.transformer.wte.weight, model.transformer.wpe.weight):
-            weight.mul_(50.0)
-        model.lm_head.weight.mul_(10.0)
-    return model
 
 
 # --- Monte Carlo ------------------------------------------------------------------------------------------

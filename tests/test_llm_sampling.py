@@ -14,7 +14,14 @@ pytest.importorskip("trl", reason="language models need the extra 'llm'")
 import test_llm
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from didsim.errors import BadDataError
 from didsim.llm import sample_responses
@@ -48,6 +55,18 @@ def tiny_model(seed=0, scale=30.0):
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(scale)
+    return model
+
+
+def positioned_model(seed):
+    """A tiny GPT-2, which knows how often a letter came: so it can learn every distribution over responses."""
+    torch.manual_seed(seed)
+    sizes = {"n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2, "tie_word_embeddings": False}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=3, bos_token_id=2, eos_token_id=2, **sizes)).eval()
+    with torch.no_grad():
+        for weight in (model.transformer.wte.weight, model.transformer.wpe.weight):
+            weight.mul_(50.0)
+        model.lm_head.weight.mul_(10.0)
     return model
 
 

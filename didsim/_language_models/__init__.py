@@ -5,6 +5,7 @@ import click
 from didsim._language_models._doctor import doctor
 from didsim._language_models._entropy import entropy
 from didsim._language_models._eval import evaluate
+from didsim._language_models._pairs import pairs
 from didsim._language_models._train import train
 from didsim._terminal import common_options
 
@@ -23,3 +24,4 @@ llm.add_command(evaluate)
 llm.add_command(train)
 llm.add_command(doctor)
 llm.add_command(entropy)
+llm.add_command(pairs)

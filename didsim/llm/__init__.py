@@ -16,6 +16,7 @@ from didsim.llm._data import PairData, load_pairs, load_prompts
 from didsim.llm._doctor_data import examine_data
 from didsim.llm._doctor_log import examine_log, load_log
 from didsim.llm._doctor_start import examine_start
+from didsim.llm._drawn_pairs import DrawnData, DrawnPair, draw_pairs, pair_rows
 from didsim.llm._entropy import DidEntropy, EntropyEstimate, did_entropy, response_entropy
 from didsim.llm._evaluation import Estimate, PairScores, score_pairs
 from didsim.llm._models import load_model, load_tokenizer, to_accelerator
@@ -34,6 +35,8 @@ __all__ = [
     "TESTED_TRL",
     "DidEntropy",
     "Drawn",
+    "DrawnData",
+    "DrawnPair",
     "Draws",
     "EntropyEstimate",
     "Estimate",
@@ -52,6 +55,7 @@ __all__ = [
     "Tilt",
     "check_training",
     "did_entropy",
+    "draw_pairs",
     "enumerate_policy",
     "examine_data",
     "examine_log",
@@ -67,6 +71,7 @@ __all__ = [
     "load_tokenizer",
     "make_trainer",
     "nearest_tilt",
+    "pair_rows",
     "read_log",
     "read_rewards",
     "response_entropy",
