@@ -85,7 +85,7 @@ class ExampleCommand(click.Command):
         """Write the examples, one a line."""
         with formatter.section("Examples"):
             for example in self.examples:
-                formatter.write_text(example)
+                formatter.write(f"{'':>{formatter.current_indent}}{example}\n")  # not wrapped: to be copied
 
 
 def command_with_examples(*examples: str, **settings: Any) -> Callable[[Callable[..., Any]], ExampleCommand]:

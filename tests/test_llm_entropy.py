@@ -39,6 +39,9 @@ from didsim.llm._sampling import Sample, draw, left_padded, score, seeded
 
 pytestmark = test_llm.pytestmark
 
+MILD = 3.0
+"""A scale of weights by which no response is too rare for a chi-square test."""
+
 
 def entropy_of(log_pi):
     return float(-(log_pi.exp() * log_pi).sum())
@@ -48,7 +51,7 @@ def entropy_of(log_pi):
 
 
 def test_the_estimate_is_the_exact_entropy_within_four_standard_errors():
-    model = tiny_model()
+    model = tiny_model(0, MILD)
     exact = [log_probs(model, before) for before in ((A,), (B, A, B))]
     samples = sample_responses(model, tiny_tokenizer(), ["a", "b a b"], 2000, LIMIT, seed=3, batch_size=1000)
     found = response_entropy(samples)
@@ -77,7 +80,7 @@ def test_one_response_or_different_numbers_are_refused(kept):
 
 
 def test_draws_pass_a_chi_square_test_and_those_of_a_planted_top_k_do_not(monkeypatch):
-    model, count = tiny_model(), 4000
+    model, count = tiny_model(0, MILD), 4000
     probs = log_probs(model, (A,)).exp()
 
     def chi_square():
@@ -104,7 +107,7 @@ def test_a_response_must_fit_behind_its_prompt():
 
 def test_progress_is_told():
     told = []
-    sample_responses(tiny_model(), tiny_tokenizer(), ["a", "b"], 5, LIMIT, 0, batch_size=4, told=told.append)
+    sample_responses(tiny_model(0, MILD), tiny_tokenizer(), ["a", "b"], 5, LIMIT, 0, batch_size=4, told=told.append)
     assert told == [4, 4, 2]
 
 
@@ -172,7 +175,7 @@ def test_all_of_it_tells_the_entropies_of_model_reference_and_did():
 
 def test_models_over_different_tokens_are_refused():
     with pytest.raises(ValueError, match="same tokens; got '3 and 12"):
-        did_entropy(tiny_model(), language_model(), tiny_tokenizer(), ["a"])
+        did_entropy(tiny_model(0, MILD), language_model(), tiny_tokenizer(), ["a"])
 
 
 # --- β′-accuracy ------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def drawn_from(log_probe, count, seed=0):
 
 @pytest.mark.parametrize("exponent", [1.0, 0.2, -0.5])
 def test_beta_accuracy_is_that_of_the_exact_laboratory(exponent):
-    log_pi, log_ref = exact((tiny_model(0), tiny_model(1)))
+    log_pi, log_ref = exact((tiny_model(0, MILD), tiny_model(1, MILD)))
     for log_probe in (((log_pi - log_ref) * exponent).log_softmax(0), log_ref.log_softmax(0)):
         samples, numbers = drawn_from(log_probe, 8000)
         share, fits = sample_beta_accuracy(samples, [float((log_pi - log_ref)[number]) for number in numbers])

@@ -20,8 +20,9 @@ COUNTS = ("empty", "cut", "equal", "repeated", "changed")
 
 @command_with_examples(
     "didsim llm pairs --reference reference --target target --prompts prompts.jsonl --out drawn.jsonl",
-    "didsim llm pairs --reference reference --target target --prompts prompts.jsonl --beta 0.1 --samples 4 "
-    "--normalise prompt --out four.jsonl",
+    "didsim llm pairs --reference reference --target target --prompts prompts.jsonl --beta 0.1 --out mild.jsonl",
+    "didsim llm pairs --reference reference --target target --prompts prompts.jsonl --samples 4 --normalise prompt "
+    "--out four.jsonl",
     name="pairs",
 )
 @click.option("--reference", required=True, help="π_ref, a folder: chosen responses are drawn from it.")
