@@ -259,7 +259,6 @@ def probe_settings(pairs: int, batch_size: int, learning_rate: float, seed: int,
 def trained_probe(reference: Any, tokenizer: Any, data: Dataset, settings: DPOConfig, told: Told | None = None) -> Any:
     """Train a copy of the reference towards the DID of the pairs, and return it; its weights are float32 meanwhile."""
     probe = copy.deepcopy(reference).float()
-    vars(probe).pop("forward", None)  # TRL's fused head would still be that of the reference
     with tempfile.TemporaryDirectory() as folder:
         settings.output_dir = folder
         trainer = _OfTokens(
@@ -269,7 +268,7 @@ def trained_probe(reference: Any, tokenizer: Any, data: Dataset, settings: DPOCo
         if told is not None:
             trainer.add_callback(_Telling(told, settings.per_device_train_batch_size))
         trainer.train()
-    vars(probe).pop("forward", None)  # without it, and without accelerate's casts
+    vars(probe).pop("forward", None)  # its fused head, copied, calls the reference; nor are accelerate's casts wanted
     return probe.to(reference.dtype).eval()
 
 
