@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import shlex
+import sys
 
 import pytest
 
@@ -318,3 +319,13 @@ def test_bfloat16_is_near_float32(run):
              for kind in ("float32", "bfloat16")]  # fmt: skip
     assert found[0]["entropy"] == pytest.approx(found[1]["entropy"], abs=4.0 * 1.5 * found[0]["error"])
     assert found[0] != found[1]
+
+
+@pytest.mark.usefixtures("furnished")
+def test_without_the_extra_one_line_says_what_to_install(run, monkeypatch):
+    for name in [name for name in sys.modules if name == "didsim.llm" or name.startswith("didsim.llm.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = run(*COMMAND)
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "didsim[llm]" in done.stderr

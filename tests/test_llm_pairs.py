@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shlex
+import sys
 
 import pytest
 
@@ -336,3 +337,13 @@ def test_a_file_of_this_command_is_written_anew(run, furnished):
     for seed in (1, 2):
         assert run(*COMMAND, "--seed", seed, "--out", "drawn.jsonl").code == 0
     assert json.loads((furnished / "drawn.json").read_text())["settings"]["seed"] == 2
+
+
+@pytest.mark.usefixtures("furnished")
+def test_without_the_extra_one_line_says_what_to_install(run, monkeypatch):
+    for name in [name for name in sys.modules if name == "didsim.llm" or name.startswith("didsim.llm.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = run(*COMMAND, "--out", "drawn.jsonl")
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "didsim[llm]" in done.stderr
