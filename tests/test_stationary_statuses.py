@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from didsim.engine import Settings, TableWeights, plain_gradient, plan_runs
-from didsim.objectives import objective
+from didsim.objectives import OBJECTIVES, objective
 from didsim.optima import closed_form
 from didsim.policy import Policy
 from didsim.preference import PreferenceDataset, Problem
@@ -251,13 +251,43 @@ def test_projected_gradients_vanish_on_a_ray(t):
 
 
 @pytest.mark.parametrize("tau", [0.25, 0.5, 0.8, 2.0, 4.0])
-@pytest.mark.parametrize("kind", [{"num_classes": 5}, {"num_classes": 5, "num_prompts": 2}])
+@pytest.mark.parametrize("kind", [{"num_classes": 6}, {"num_classes": 6, "num_prompts": 2}, {"num_classes": 32}])
 def test_the_ray_begins_where_training_does(tau, kind):
-    """π_ref = w is its end: whether it is seen must not depend on the last bit."""
-    problem = Problem.from_temperature(**kind, tau=tau, seed=3)
-    solution = solve(problem, objective("dpo_pg"), starts=1)
-    assert solution.status != "converged"
-    assert solution.continuum >= 1
+    """π_ref = w is its end: whether it is seen must depend neither on the last bit nor on the flow beside it."""
+    problems = [Problem.from_temperature(**kind, tau=tau, seed=seed) for seed in (*range(40), 135)]
+    for solution in solve_many([(problem, objective("dpo_pg")) for problem in problems], starts=1):
+        assert_continuum(solution, 1)
+        w, l = solution.problem.chosen.probs.ravel(), solution.problem.rejected.probs.ravel()  # noqa: E741
+        along, beyond = w - l, solution.policy.probs.ravel() - w
+        t = beyond @ along / (along @ along)
+        assert t > -1e-7
+        np.testing.assert_allclose(beyond, t * along, rtol=0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.0])
+@pytest.mark.parametrize("size", [6, 32])
+def test_other_rules_with_two_pieces_have_isolated_zeros(share, size):
+    """g_w + share · max(0, g_w·g_l)/‖g_l‖² g_l vanishes at w alone, unless share is −1: it is DPO-PG's."""
+
+    def rule(chosen, rejected):
+        both = (chosen * rejected).sum(-1, keepdim=True).clamp(min=0.0)
+        return chosen + share * both / (rejected * rejected).sum(-1, keepdim=True) * rejected
+
+    record = replace(OBJECTIVES["dpo_pg"], gradient_rule=rule)
+    problems = [Problem.from_temperature(size, tau=tau, seed=seed) for tau in (0.5, 2.0) for seed in range(10)]
+    for solution in solve_many([(problem, record.bind()) for problem in problems], starts=1):
+        assert solution.status == "converged"
+        assert solution.continuum == 0
+        np.testing.assert_allclose(solution.policy.log_probs, solution.problem.chosen.log_probs, rtol=0.0, atol=SAME)
+
+
+def test_a_ray_that_leads_out_of_the_simplex_is_its_end_only():
+    """A response is rejected and never chosen: w + t (w − l) is no policy for t > 0."""
+    problem = of([0.4, 0.3, 0.3], [0.6, 0.4, 0.0], [0.3, 0.3, 0.4])
+    solution = solve(problem, objective("dpo_pg"), starts=12)
+    assert solution.status == "boundary"
+    assert solution.unique
+    np.testing.assert_allclose(solution.policy.probs, [0.6, 0.4, 0.0], rtol=0.0, atol=1e-9)
 
 
 # --- nothing ------------------------------------------------------------------------------------------------

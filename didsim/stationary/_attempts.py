@@ -15,7 +15,7 @@ from didsim.stationary._corners import settle_corners
 from didsim.stationary._dense import DenseField, lowest_eigenvalues
 from didsim.stationary._field import ResponseField
 from didsim.stationary._large import LargeField, reason_against_large
-from didsim.stationary._march import RESIDUAL, STEP
+from didsim.stationary._march import RESIDUAL, STEP, relative_residual
 from didsim.stationary._plain import PlainField
 from didsim.stationary._settle import Rest, settle
 from didsim.torch_bridge import to_array
@@ -109,27 +109,35 @@ def _by_response(
         yield _attempt(rest, rows, log_pi[rows], None, eigenvalues[rows], _of_run(corners, run))
 
 
-def _look_beside(field: PlainField, rest: Rest, seed: int) -> None:
+def _look_beside(rest: Rest, seed: int) -> None:
     """Find out whether zeros of a field with a rule are isolated: it need not have a derivative there.
 
-    A flow that comes back from beside them to other zeros says that they are not.
+    A rule projects or not, by a sign: the field has two smooth pieces, and a direction and its opposite lead into one
+    each. Zeros that go on into a piece do so where its Jacobian is weakest: there the field must not stay zero.
     """
-    rows = torch.nonzero(rest.march.settled)[:, 0]
+    rows = torch.nonzero((rest.march.residual <= RESIDUAL) & (rest.continuum == 0))[:, 0]
     if len(rows) == 0:
         return
-    part, unknowns = field.take(rows), rest.march.unknowns[rows]
-    rng = torch.Generator().manual_seed(seed)
-    for _ in range(BESIDE):
-        aside = BESIDE_BY * torch.randn(unknowns.shape, generator=rng, dtype=unknowns.dtype)
-        again = settle(part, torch.where(part.allowed, unknowns + aside, unknowns))
-        moved = (part.log_pi(again.march.unknowns) - part.log_pi(unknowns)).abs().amax(1) > 10.0 * STEP
-        elsewhere = moved & (again.march.residual <= RESIDUAL)
-        rest.continuum[rows] = torch.where(elsewhere, again.continuum.clamp(min=1), rest.continuum[rows])
-        rest.march.settled[rows] &= ~elsewhere
+    unknowns, rng = rest.march.unknowns[rows], torch.Generator().manual_seed(seed)
+    aside = torch.randn(unknowns.shape[1], generator=rng, dtype=unknowns.dtype).expand_as(unknowns)
+    pieces, part = rest.field.take(rows.repeat(2)), rest.field.take(rows.repeat(4))
+    weakest = pieces.equations(_on_both_sides(unknowns, aside, pieces.allowed)).weakest_directions()
+    beside = _on_both_sides(unknowns.repeat(2, 1), weakest, part.allowed)
+    at = part.log_pi(unknowns.repeat(4, 1))
+    moved = torch.where(at > LOWEST, part.log_pi(beside) - at, 0.0).abs().amax(1) > STEP
+    zero = moved & (relative_residual(part, part.gradient(beside)) <= RESIDUAL)
+    rest.continuum[rows] = zero.reshape(4, -1).any(0).to(torch.int64)
+    rest.march.settled &= rest.continuum == 0
 
 
-BESIDE, BESIDE_BY = 3, 1e-3
-"""How often, and how far beside a zero, a flow is started that should come back."""
+def _on_both_sides(unknowns: Tensor, direction: Tensor, allowed: Tensor) -> Tensor:
+    """Return the places beside unknowns [L, D] in a direction and against it, [2 L, D], where they may move."""
+    aside = BESIDE * torch.cat([direction, -direction])
+    return unknowns.repeat(2, 1) + torch.where(allowed, aside, 0.0)
+
+
+BESIDE = 1e-6
+"""How far beside a zero, in nats, the field should not be zero: along a continuum its square is left, by `RESIDUAL`."""
 
 
 def _of_run(corners: Tensor | None, run: int) -> IntArray:
@@ -146,7 +154,7 @@ def _by_decision(
     starts = _spread(initial[:, : field.scale.shape[1]], numbers, field.allowed, seed)
     rest = settle_corners(field, starts) if field.has_corners else settle(field, starts)
     if group.loss.objective.gradient_rule is not None:
-        _look_beside(field, rest, seed)
+        _look_beside(rest, seed)
     snapshot = group.snapshot(torch.where(rest.dead, -torch.inf, rest.march.unknowns))
     log_pi = policies.log_pi(torch.where(policies.excluded, -torch.inf, snapshot.next_log_pi))
     corners = None

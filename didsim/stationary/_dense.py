@@ -103,6 +103,12 @@ class DenseEquations:
         still = ((left @ force.unsqueeze(2))[..., 0] * self.root / mass).abs().amax(1) <= NO_FORCE
         return torch.where(still, null.sum(1), 0)
 
+    def weakest_directions(self) -> Tensor:
+        """Return the direction in which the field changes least, off the shifts, its largest entry 1, [L, D]."""
+        _, _, right = torch.linalg.svd(self.matrix)
+        direction = right[:, -1] / self.root
+        return direction / direction.abs().amax(1, keepdim=True)
+
     def _shifted(self, time: Tensor) -> Tensor:
         return self.matrix + torch.diag_embed((1.0 / time)[:, None].expand_as(self.right))
 
