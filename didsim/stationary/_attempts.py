@@ -10,10 +10,10 @@ from torch import Tensor
 from didsim._arrays import BoolArray, FloatArray, IntArray
 from didsim._checks import message
 from didsim.engine import MOST_TABLED, Group, Plan, ProductWeights, TableWeights, Weights
-from didsim.stationary._by_scores import is_shift_free, settle_by_scores
+from didsim.stationary._by_scores import settle_by_scores
 from didsim.stationary._corners import settle_corners
 from didsim.stationary._dense import DenseField, lowest_eigenvalues
-from didsim.stationary._field import ResponseField
+from didsim.stationary._field import ResponseField, is_shift_free
 from didsim.stationary._large import LargeField, reason_against_large
 from didsim.stationary._march import RESIDUAL, STEP, relative_residual
 from didsim.stationary._plain import PlainField
@@ -109,18 +109,19 @@ def _by_response(
         yield _attempt(rest, rows, log_pi[rows], None, eigenvalues[rows], _of_run(corners, run))
 
 
-def _look_beside(rest: Rest, seed: int) -> None:
+def _look_beside(field: PlainField, rest: Rest, seed: int) -> None:
     """Find out whether zeros of a field with a rule are isolated: it need not have a derivative there.
 
     A rule projects or not, by a sign: the field has two smooth pieces, and a direction and its opposite lead into one
-    each. Zeros that go on into a piece do so where its Jacobian is weakest: there the field must not stay zero.
+    each. If zeros go on into a piece, they do so where its Jacobian is weakest: there the field is looked at.
     """
     rows = torch.nonzero((rest.march.residual <= RESIDUAL) & (rest.continuum == 0))[:, 0]
     if len(rows) == 0:
         return
     unknowns, rng = rest.march.unknowns[rows], torch.Generator().manual_seed(seed)
     aside = torch.randn(unknowns.shape[1], generator=rng, dtype=unknowns.dtype).expand_as(unknowns)
-    pieces, part = rest.field.take(rows.repeat(2)), rest.field.take(rows.repeat(4))
+    frozen = field.freeze(rest.march.unknowns, rest.dead)
+    pieces, part = frozen.take(rows.repeat(2)), frozen.take(rows.repeat(4))
     weakest = pieces.equations(_on_both_sides(unknowns, aside, pieces.allowed)).weakest_directions()
     beside = _on_both_sides(unknowns.repeat(2, 1), weakest, part.allowed)
     at = part.log_pi(unknowns.repeat(4, 1))
@@ -137,7 +138,7 @@ def _on_both_sides(unknowns: Tensor, direction: Tensor, allowed: Tensor) -> Tens
 
 
 BESIDE = 1e-6
-"""How far beside a zero, in nats, the field should not be zero: along a continuum its square is left, by `RESIDUAL`."""
+"""How far beside a zero, in nats, the field is looked at: along a continuum it is of the order of its square."""
 
 
 def _of_run(corners: Tensor | None, run: int) -> IntArray:
@@ -154,7 +155,7 @@ def _by_decision(
     starts = _spread(initial[:, : field.scale.shape[1]], numbers, field.allowed, seed)
     rest = settle_corners(field, starts) if field.has_corners else settle(field, starts)
     if group.loss.objective.gradient_rule is not None:
-        _look_beside(rest, seed)
+        _look_beside(field, rest, seed)
     snapshot = group.snapshot(torch.where(rest.dead, -torch.inf, rest.march.unknowns))
     log_pi = policies.log_pi(torch.where(policies.excluded, -torch.inf, snapshot.next_log_pi))
     corners = None

@@ -18,13 +18,6 @@ DEEPEST, HALVINGS = 1e3, 48
 """A log-probability below which none is looked for; halvings of an interval, which leave less than a start needs."""
 
 
-def is_shift_free(loss: BoundObjective) -> bool:
-    """Whether the loss is a link of differences of one score, and of nothing else."""
-    record = loss.objective
-    parts = (record.rejected_score, record.chosen_anchor, record.rejected_anchor)
-    return record.margin_link is not None and all(part is None for part in parts)
-
-
 def settle_by_scores(field: ResponseField, rest: Rest) -> Rest:
     """Try the rows again that have not come to rest, from the policies with the stationary scores."""
     rows = torch.nonzero(~rest.march.settled & (rest.continuum == 0))[:, 0]

@@ -104,7 +104,7 @@ class DenseEquations:
         return torch.where(still, null.sum(1), 0)
 
     def weakest_directions(self) -> Tensor:
-        """Return the direction in which the field changes least, off the shifts, its largest entry 1, [L, D]."""
+        """Return the direction in which the field changes least, or a shift, its largest entry 1, [L, D]."""
         _, _, right = torch.linalg.svd(self.matrix)
         direction = right[:, -1] / self.root
         return direction / direction.abs().amax(1, keepdim=True)

@@ -281,6 +281,13 @@ def _by_logits(pi: Tensor, by_log_pi: Tensor) -> Tensor:
     return by_log_pi - pi * by_log_pi.sum(1, keepdim=True)
 
 
+def is_shift_free(loss: BoundObjective) -> bool:
+    """Whether the loss is a link of differences of one score, and of nothing else."""
+    record = loss.objective
+    parts = (record.rejected_score, record.chosen_anchor, record.rejected_anchor)
+    return record.margin_link is not None and all(part is None for part in parts)
+
+
 def with_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return an elementwise function and its derivative, by forward-mode differentiation."""
     value, *derivative = torch.func.jvp(function, (x,), (torch.ones_like(x),))

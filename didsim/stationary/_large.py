@@ -14,7 +14,7 @@ from torch import Tensor
 
 from didsim.engine import Group, LinkSums, ProductWeights, nested_backward, reason_against_sums, separable_losses
 from didsim.objectives import BoundObjective, IndependentPairs, Responses, score_difference
-from didsim.stationary._by_scores import is_shift_free
+from didsim.stationary._field import is_shift_free
 from didsim.stationary._krylov import KrylovEquations
 
 SERVED = frozenset({"reference", "length", "mean_kl", "marginal", "given_prior", "batch"})
