@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,15 @@ FEW = 20
 """Draws that take seconds for the whole ledger."""
 
 CHEAP = [name for name, claim in CLAIMS.items() if claim.cost <= 4]
+COSTLY = {
+    f"x.stationary-{name}"
+    for name in (
+        *("robust_dpo", "epsilon_dpo", "wpo", "alpha_dpo", "beta_dpo", "dpop", "aot", "aot_unpaired", "kto", "tdpo1"),
+        *("tdpo2", "tis_dpo", "ld_dpo", "repo", "rmipo"),
+    )
+}
+"""Of which one draw takes more than a second: others of the same check are among the fast tests."""
+
 SAVED = {path.stem: path for path in sorted(COUNTEREXAMPLES.glob("*.json"))}
 DRAWN = [name for name, claim in CLAIMS.items() if claim.picture is not None]
 
@@ -60,6 +70,11 @@ def counterexample_of(name: str) -> Instance:
     return instance
 
 
+def checked(names: Iterable[str]) -> list:
+    """Return claims to check with few draws, the costly ones for the slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in COSTLY else name for name in names]
+
+
 def found(result: Result) -> tuple[Any, ...]:
     """Return all that a check found, in a form that can be compared."""
     numbers = (result.residual, result.control, result.violation)
@@ -81,12 +96,6 @@ def test_the_ledger_has_every_claim_that_was_asked_for(name):
 
 @pytest.mark.parametrize("name", CLAIMS)
 class TestEntries:
-    def test_few_draws_find_the_recorded_verdict(self, name):
-        result = result_of(name)
-        assert result.verdict == CLAIMS[name].verdict, (result.sentence, result.residual, result.counterexample)
-        assert result.agrees
-        assert result.residual >= 0.0
-
     def test_it_says_what_where_and_why(self, name):
         claim = CLAIMS[name]
         for text in (claim.statement, claim.source, claim.note, claim.reason):
@@ -115,9 +124,6 @@ class TestEntries:
         assert met == {words: words != claim.control.breaks for words in claim.assumptions}
         assert claim.meets_condition(claim.control.instance)
 
-    def test_its_control_fails(self, name):
-        assert result_of(name).control > CLAIMS[name].tolerance
-
     def test_instances_are_json(self, name):
         claim = CLAIMS[name]
         instances = [claim.control.instance, draw_instance(claim, rng_of(claim, 0))]
@@ -134,10 +140,24 @@ def test_only_what_does_not_hold_as_printed_has_a_counterexample(name):
     claim = CLAIMS[name]
     assert (name in SAVED) == (claim.verdict != "holds")
     assert (claim.counterexample is None) == (claim.verdict == "holds")
-    assert result_of(name).counterexample == claim.counterexample
 
 
-@pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if claim.verdict != "holds"])
+@pytest.mark.parametrize("name", checked(CLAIMS))
+class TestResults:
+    def test_few_draws_find_the_recorded_verdict(self, name):
+        result = result_of(name)
+        assert result.verdict == CLAIMS[name].verdict, (result.sentence, result.residual, result.counterexample)
+        assert result.agrees
+        assert result.residual >= 0.0
+
+    def test_its_control_fails(self, name):
+        assert result_of(name).control > CLAIMS[name].tolerance
+
+    def test_the_counterexample_is_the_saved_one(self, name):
+        assert result_of(name).counterexample == CLAIMS[name].counterexample
+
+
+@pytest.mark.parametrize("name", checked(name for name, claim in CLAIMS.items() if claim.verdict != "holds"))
 class TestCounterexamples:
     def test_it_meets_the_assumptions(self, name):
         assert CLAIMS[name].meets_assumptions(counterexample_of(name))
