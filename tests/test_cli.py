@@ -263,23 +263,23 @@ def bad_values(kind: click.ParamType) -> list[str]:
 
 
 NUMERIC = [
-    pytest.param(name, option.opts[-1], option.type, value, id=f"{name} {option.opts[-1]} {value[:24]!r}")
+    pytest.param(name, option.opts[-1], option.type, id=f"{name} {option.opts[-1]}")
     for name, option in numeric_options()
-    for value in bad_values(option.type)
 ]
 
 
-@pytest.mark.parametrize(("command", "option", "kind", "value"), NUMERIC)
-def test_a_bad_number_is_refused_with_what_is_accepted(run, command, option, kind, value):
+@pytest.mark.parametrize(("command", "option", "kind"), NUMERIC)
+def test_a_bad_number_is_refused_with_what_is_accepted(run, command, option, kind):
     arguments = {"train": ["train", "dpo"], "solve": ["solve", "dpo"], "reproduce": ["reproduce", "fig4"]}.get(
         command, command.split()
     )
-    done = run(*arguments, f"{option}={value}")
     accepted = f"from {kind.low} to {kind.high}" if isinstance(kind, Whole) else f"a finite number in {kind.interval}"
-    if len(value) < 4000:
-        refuses(done, 2, option, accepted)
-    else:
-        refuses(done, 2, option)
+    for value in bad_values(kind):
+        done = run(*arguments, f"{option}={value}")
+        if len(value) < 4000:
+            refuses(done, 2, option, accepted)
+        else:
+            refuses(done, 2, option)
 
 
 def test_there_are_numeric_options_to_try():
@@ -345,11 +345,11 @@ NUMERIC_HYPERPARAMETERS = [
 
 
 class TestHyperparameters:
-    @pytest.mark.parametrize("value", [*NOT_NUMBERS, "1e-400"])
     @pytest.mark.parametrize(("name", "key"), NUMERIC_HYPERPARAMETERS)
-    def test_a_bad_number_is_refused_with_what_is_accepted(self, run, name, key, value):
+    def test_a_bad_number_is_refused_with_what_is_accepted(self, run, name, key):
         domain = OBJECTIVES[name].parameters[key].domain
-        refuses(run("train", name, f"-S{key}={value}"), 2, f"a finite number in {domain}")
+        for value in (*NOT_NUMBERS, "1e-400"):
+            refuses(run("train", name, f"-S{key}={value}"), 2, f"a finite number in {domain}")
 
     @pytest.mark.parametrize(("name", "key"), NUMERIC_HYPERPARAMETERS)
     def test_the_refusal_of_a_number_names_the_hyperparameter(self, run, name, key):
