@@ -414,7 +414,7 @@ def paper_grid_jobs(num_classes: int) -> list:
 )
 def test_a_run_in_a_batch_equals_the_same_run_alone(settings):
     jobs = paper_grid_jobs(12)
-    common = {"steps": 50, "batch_size": 20, "record_every": 20, "dtype": "float64", "seed": 9, **settings}
+    common = {"steps": 25, "batch_size": 20, "record_every": 10, "dtype": "float64", "seed": 9, **settings}
     for (problem, loss), together in zip(jobs, train_many(jobs, **common), strict=True):
         assert together.problem is problem
         assert together.loss is loss
@@ -676,7 +676,7 @@ def test_a_class_of_probability_zero_stays_at_exactly_zero(settings, optimiser):
     jobs = [(problem, OBJECTIVES[name].bind()) for name in OBJECTIVES]
     outside = problem.reference.probs == 0.0
     assert outside.sum() == 3
-    for history in train_many(jobs, steps=60, learning_rate=0.05, optimiser=optimiser, **settings):
+    for history in train_many(jobs, steps=30, learning_rate=0.05, optimiser=optimiser, **settings):
         assert_honest(history)
         assert history.status == "completed"
         assert np.all(history.policy.log_probs[outside] == -np.inf)
