@@ -120,8 +120,15 @@ def as_batch(pairs, weights):
     return Pairs(chosen, rejected, mass), leaves
 
 
+POINTS = [
+    pytest.param(*point.values, id=point.id, marks=pytest.mark.slow if number % 3 else ())
+    for number, point in enumerate(grid("batch"))
+]
+"""Every combination of options stands there with three sets of numbers; one of them is among the fast tests."""
+
+
 class TestBatches:
-    @pytest.mark.parametrize(("name", "hyperparameters"), grid("batch"))
+    @pytest.mark.parametrize(("name", "hyperparameters"), POINTS)
     def test_every_pairs_loss_and_its_gradient_by_every_pair_are_right(self, name, hyperparameters):
         for what, (pairs, weights) in BATCHES.items():
             given, leaves = as_batch(pairs, weights)

@@ -52,6 +52,9 @@ SPACES = {
 }
 """Prompts and space; sequences have lengths from 1 to 3."""
 
+PARTIAL = ("prompts", "sequences")
+"""Those with one of two properties, which prompted sequences have both."""
+
 
 @cache
 def problems(kind: str) -> list[Problem]:
@@ -227,7 +230,9 @@ def assert_stationary(batch: list, policies: list[Policy]) -> None:
     assert np.all(np.abs(gradient) <= allowed), (np.abs(gradient) / allowed).max()
 
 
-@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize(
+    "kind", ["classes", "prompted sequences", *(pytest.param(kind, marks=pytest.mark.slow) for kind in PARTIAL)]
+)
 @pytest.mark.parametrize(("name", "options"), points(MET))
 def test_the_gradient_vanishes_at_the_closed_form(name, options, kind):
     batch = jobs(name, options, problems(kind))
