@@ -305,7 +305,7 @@ def test_masking_a_token_equals_a_smaller_vocabulary(name, options):
 @EVERY_SPACE
 @pytest.mark.parametrize("path", ["table", "gather"])
 def test_a_run_in_a_mixed_batch_equals_the_run_alone(make, path):
-    problem, common = make(), {"steps": 20, "dtype": "float64", "batch_size": 32, "path": path, "learning_rate": 0.01}
+    problem, common = make(), {"steps": 6, "dtype": "float64", "batch_size": 32, "path": path, "learning_rate": 0.01}
     jobs = [(problem, objective(name, **options)) for name, options in OPTIONS if name not in JUMPS]
     for (_, loss), history in zip(jobs, train_many(jobs, **common), strict=True):
         alone = train(problem, loss, **common)

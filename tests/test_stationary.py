@@ -301,7 +301,7 @@ def test_the_solver_finds_the_optimum_under_a_given_prior():
     assert_agreement("mi_dpo", {"prior": "given"}, [problem])
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "alpha"])
+@pytest.mark.parametrize("divergence", ["forward_kl", pytest.param("alpha", marks=pytest.mark.slow)])
 def test_steep_divergences_are_solved_by_their_scores_where_logits_lead_nowhere(divergence, monkeypatch):
     options, problems = {"divergence": divergence}, temperatures(size=6, seeds=(3,), taus=(2.0, 4.0))
     assert_agreement("f_dpo", options, problems, betas=(0.1,))
