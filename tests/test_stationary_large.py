@@ -166,7 +166,10 @@ def assert_same_solution(found, wanted, tolerance=FOUND):
     np.testing.assert_allclose(found.policy.log_probs[alive], wanted.policy.log_probs[alive], rtol=0.0, atol=tolerance)
 
 
-SOLVED = ("dpo", "simpo", "orpo", "cpo", "cal_dpo", "alpha_dpo", "kto", "r_dpo", "ipo", "sppo", "exo")
+SOLVED = (
+    *("dpo", "orpo", "cpo", "cal_dpo", "alpha_dpo", "kto", "r_dpo", "ipo", "sppo"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("simpo", "exo")),
+)
 
 
 @pytest.mark.parametrize("name", SOLVED)

@@ -119,7 +119,7 @@ def test_a_response_that_is_never_rejected_stays_alone():
 
 
 @pytest.mark.parametrize("name", ["kto", "simper", "apo_zero"])
-@pytest.mark.parametrize("tau", [0.5, 0.8, 2.0, 4.0])
+@pytest.mark.parametrize("tau", [0.5, 2.0, *(pytest.param(tau, marks=pytest.mark.slow) for tau in (0.8, 4.0))])
 @pytest.mark.parametrize("prompts", [None, 2])
 def test_losses_of_single_responses_lead_to_the_boundary(name, tau, prompts):
     problem = Problem.from_temperature(5, tau=tau, seed=3, num_prompts=prompts)
