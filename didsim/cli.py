@@ -26,6 +26,7 @@ from didsim._arguments import (
 from didsim._catalogue import LISTS, explain
 from didsim._language_models import llm
 from didsim._solving import solve
+from didsim._teaching import teach
 from didsim._terminal import (
     SCHEMA_VERSION,
     Number,
@@ -77,6 +78,7 @@ def cli(ctx: click.Context) -> None:
 cli.add_command(solve)
 cli.add_command(verify)
 cli.add_command(llm)
+cli.add_command(teach)
 
 OUT = click.option(
     "--out",

@@ -237,8 +237,13 @@ def names_of(texts):
     return {canonicalize_name(Requirement(text).name) for text in texts}
 
 
+PARTS = {"llm": ROOT / "didsim" / "llm", "teach": ROOT / "didsim" / "lessons"}
+"""The parts of the package that an extra serves."""
+
+
 def test_what_the_code_imports_is_required():
-    required, llm = names_of(PROJECT["dependencies"]), ROOT / "didsim" / "llm"
-    package = {path for path in (ROOT / "didsim").rglob("*.py") if llm not in path.parents}
+    required = names_of(PROJECT["dependencies"])
+    package = {path for path in (ROOT / "didsim").rglob("*.py") if not set(PARTS.values()) & set(path.parents)}
     assert imported_by([*package, *(ROOT / "experiments").glob("*.py")]) == required
-    assert imported_by(llm.glob("*.py")) - required <= names_of(PROJECT["optional-dependencies"]["llm"])
+    for extra, part in PARTS.items():
+        assert imported_by(part.rglob("*.py")) - required <= names_of(PROJECT["optional-dependencies"][extra])

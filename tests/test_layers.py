@@ -37,7 +37,7 @@ BELOW_THE_TOP = (
     ),
 )
 HELPERS = ("_terminal", "_arguments", "_catalogue", "_findings", "_pictures", "_replaying", "_report")
-COMMANDS = ("_solving", "_verifying", "_language_models")
+COMMANDS = ("_solving", "_verifying", "_language_models", "_teaching")
 """What the commands are made of, and the modules of one command each."""
 
 EXACT = frozenset({"numpy", "scipy"})
@@ -73,7 +73,11 @@ LAYERS = {
     ),
     "plotting": Layer((*LAYER_0, "plotting"), EXACT | frozenset({"pandas", "matplotlib"})),
     "experiment": Layer(("", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "filelock"})),
-    "lessons": Layer(("", "lessons", *BELOW_THE_TOP), EXACT | frozenset({"pandas", "matplotlib", "torch"})),
+    "lessons": Layer(
+        ("", "lessons", *BELOW_THE_TOP),
+        EXACT | frozenset({"pandas", "matplotlib", "torch", "latex2mathml", "marimo"}),
+    ),
+    "_teaching": Layer(("lessons", *HELPERS, *BELOW_THE_TOP), frozenset({"click"})),
     "_terminal": Layer(LAYER_0, frozenset({"click"})),
     "_catalogue": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset()),
     "_arguments": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset({"click"})),
@@ -292,6 +296,7 @@ def test_no_module_has_the_name_of_a_public_function():
         "import sys, didsim.cli; sys.argv = ['didsim', 'solve', '--help']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'verify', '--help']; run()",
         "import sys, didsim.cli; sys.argv = ['didsim', 'llm', '--help']; run()",
+        "import sys, didsim.cli; sys.argv = ['didsim', 'teach', 'list']; run()",
     ],
 )
 def test_heavy_libraries_stay_unloaded(code):

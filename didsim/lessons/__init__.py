@@ -1,1 +1,20 @@
-"""The course. So far: the quickstart notebook, `quickstart.ipynb`, which lies beside this file."""
+"""The course: lessons as data, and the pages that are made from them.
+
+The quickstart notebook, `quickstart.ipynb`, lies beside this file.
+"""
+
+from didsim.lessons._lesson import Axis, Chart, Control, Lesson, Mark, Notes, Question, Step, View
+from didsim.lessons.course import LESSONS
+
+__all__ = [
+    "LESSONS",
+    "Axis",
+    "Chart",
+    "Control",
+    "Lesson",
+    "Mark",
+    "Notes",
+    "Question",
+    "Step",
+    "View",
+]
