@@ -91,11 +91,12 @@ def extreme_logits() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def policies():
-    """Pairs of logits: random ones of many sizes, then extreme ones beside those that exclude no more."""
+    """Pairs of logits: random ones of many sizes, extreme ones beside plain ones, and ones close to each other."""
     rng = np.random.default_rng(0)
     random = [rng.normal(scale=scale, size=(2, 32)) for scale in rng.uniform(0.1, 4.0, RANDOM)]
     extreme = [np.stack([logits, np.roll(np.arange(8.0), 3) * 0.3]) for logits in extreme_logits()]
-    return [np.asarray(pair) for pair in random + extreme]
+    near = [np.stack([logits, logits + 0.003 * rng.normal(size=32)]) for logits in rng.normal(size=(EXTREME, 32))]
+    return [np.asarray(pair) for pair in random + extreme + near]
 
 
 def log_probs(logits):

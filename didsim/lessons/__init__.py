@@ -3,7 +3,19 @@
 The quickstart notebook, `quickstart.ipynb`, lies beside this file.
 """
 
-from didsim.lessons._lesson import Axis, Chart, Control, Lesson, Mark, Notes, Question, Step, View
+from didsim.lessons._lesson import (
+    Axis,
+    Chart,
+    Control,
+    Lesson,
+    Mark,
+    Notes,
+    Question,
+    Step,
+    View,
+    evenly,
+    geometrically,
+)
 from didsim.lessons.course import LESSONS
 
 __all__ = [
@@ -17,4 +29,6 @@ __all__ = [
     "Question",
     "Step",
     "View",
+    "evenly",
+    "geometrically",
 ]

@@ -3,7 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+
+def evenly(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Return numbers at equal distances, rounded to three significant digits so that they can be written."""
+    return tuple(float(f"{low + (high - low) * i / (count - 1):.3g}") for i in range(count))
+
+
+def geometrically(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Return numbers at equal ratios, rounded to three significant digits."""
+    return tuple(float(f"{low * (high / low) ** (i / (count - 1)):.3g}") for i in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +22,7 @@ class Control:
 
     Attributes:
         label: what it is, such as "temperature τ".
-        values: the values that it takes, in order; one of them is always shown.
+        values: the values that it takes; the start and the presets are added to them.
         start: the one that a page opens with.
         presets: names of the interesting values, each a button.
         digits: decimals shown.
@@ -27,9 +37,8 @@ class Control:
     words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        missing = [value for value in (self.start, *self.presets.values()) if value not in self.values]
-        if missing:
-            raise ValueError(f"The slider {self.label!r} does not take {missing[0]!r}; add it to its values.")
+        values = tuple(sorted({*self.values, self.start, *self.presets.values()}))
+        object.__setattr__(self, "values", values)  # the way to set a field of a frozen dataclass
         if self.words and len(self.words) != len(self.values):
             raise ValueError(f"The slider {self.label!r} has {len(self.values)} values and {len(self.words)} words.")
 
@@ -59,12 +68,14 @@ class Mark:
 
     Attributes:
         name: the series of the step's `View` that it draws.
-        kind: "bars", "line" and "dots" have a height for each place of `Chart.at`; a "point" is one (x, y), a "level"
-            one height, a "rule" one place.
-        colour: "#rrggbb", or "ink" for the colour of the text.
+        kind: "bars", "line" and "dots" have a height for each place of `Chart.at`; a "point" is one (x, y), a
+            "level" one height, a "rule" one place.
+        colour: a name of Okabe and Ito's palette, such as "blue", or "ink" for the colour of the text.
         label: its name in the chart; "" for none.
         dash: as SVG has it; "" for a solid line.
-        label_at: the index in `Chart.at` beside which the label of a line stands; the last one unless given.
+        label_at: the index in `Chart.at` at which the label stands. Unless it is given, labels of lines and levels
+            stand at their right end, one below the other.
+        side: on which side of that place.
         faint: whether it stands behind the others.
     """
 
@@ -74,7 +85,13 @@ class Mark:
     label: str = ""
     dash: str = ""
     label_at: int = -1
+    side: Literal["above", "right"] = "above"
     faint: bool = False
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the label stands beside the chart, at the right end of a line."""
+        return bool(self.label) and self.label_at == -1 and self.kind in ("line", "level")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +178,7 @@ class Step:
         model: from a value of the slider to what is shown; its source is printed on the page, so it is a function that
             stands on its own.
         live: whether the script of the lesson computes the same; if not, the views are computed when the page is made.
+        constants: numbers that the script is given, such as random draws of the library.
         sentence: what is seen, one sentence, in which ``{name}`` or ``{name:digits}`` stands for a number of the view.
         check: the question at the end.
         claims: the names of the claims of the ledger on which the text rests.
@@ -177,6 +195,7 @@ class Step:
     chart: Chart
     model: Callable[[float], View]
     live: bool = True
+    constants: Mapping[str, Any] = field(default_factory=dict)
     sentence: str
     check: Question
     claims: tuple[str, ...] = ()
@@ -193,8 +212,8 @@ class Lesson:
         title: its title.
         aim: what a student can do afterwards, in a sentence.
         minutes: how long it takes in class.
-        build: computes the steps, with all numbers in their text.
-        script: the models of the live steps in JavaScript, by the names of the steps.
+        build: computes the steps, with all numbers in their text. The models of the live steps in JavaScript lie beside
+            the module, `lesson1.js` for the first.
     """
 
     number: int
@@ -203,7 +222,6 @@ class Lesson:
     aim: str
     minutes: int
     build: Callable[[], tuple[Step, ...]]
-    script: str = ""
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:

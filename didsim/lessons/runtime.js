@@ -95,9 +95,8 @@ function pmi(table, logPrompts) {
 // a and b are log π of the chosen and the rejected response, g and h their log π_ref.
 const ofMargin = (value, slope) => [value, slope, -slope];
 
-// a logit is log(p/(1 − p)), with log(1 − e^x) accurate on both sides
-const log1mExp = (x) => (x > -Math.LN2 ? Math.log(-Math.expm1(x)) : Math.log1p(-Math.exp(x)));
-const logOdds = (x) => x - log1mExp(x);
+// log(p/(1 − p)) at x = log p
+const logOdds = (x) => x - Math.log(-Math.expm1(x));
 
 const losses = {
   dpo(a, b, g, h, { beta }) {
@@ -211,7 +210,8 @@ const outlines = {
 };
 
 // the places of a mark's values, in the units of the drawing
-function placesOf(mark, values, chart, box) {
+function placesOf(mark, values, chart) {
+  const box = chart.box;
   const x = scale(chart.x, box.left, box.right), y = scale(chart.y, box.bottom, box.top);
   if (mark.kind === "point") return { xs: [x(values[0])], ys: [y(values[1])], box };
   if (mark.kind === "level") return { xs: [box.right], ys: [y(values[0])], box };
@@ -219,33 +219,25 @@ function placesOf(mark, values, chart, box) {
   return { xs: chart.at.map(x), ys: values.map((value) => y(value)), box };
 }
 
-// where the name of a mark stands: at the end of a line to its right, elsewhere above it
-function labelPlace(mark, { xs, ys }) {
-  const index = mark.label_at < 0 ? xs.length + mark.label_at : mark.label_at;
-  return { x: xs[index], y: ys[index], beside: mark.label_at === -1 && (mark.kind === "line" || mark.kind === "level") };
-}
-
 // keep names that stand one below the other apart
-function spread(places, gap, box) {
-  const clamped = (place) => Math.min(Math.max(place.y, box.top + gap / 2), box.bottom);
-  const column = places.filter((place) => place.beside && Number.isFinite(place.y));
-  column.forEach((place) => { place.y = clamped(place); });
-  column.sort((a, b) => a.y - b.y);
-  for (let i = 1; i < column.length; i++) column[i].y = Math.max(column[i].y, column[i - 1].y + gap);
-  const over = column.length ? column[column.length - 1].y - box.bottom : 0;
-  for (let i = column.length - 1, floor = box.bottom; over > 0 && i >= 0; i--, floor -= gap) {
-    column[i].y = Math.min(column[i].y, floor);
-  }
+function spread(places, box) {
+  const column = places.filter((place) => Number.isFinite(place.y)).sort((a, b) => a.y - b.y);
+  column.forEach((place) => { place.y = Math.min(Math.max(place.y, box.top + box.gap / 2), box.bottom); });
+  for (let i = 1; i < column.length; i++) column[i].y = Math.max(column[i].y, column[i - 1].y + box.gap);
+  column.reverse().forEach((place, steps) => { place.y = Math.min(place.y, box.bottom - steps * box.gap); });
 }
 
-// Everything of a chart that depends on the slider: an outline and the place of a name for each mark.
-function drawing(chart, series, box) {
+// Everything of a chart that depends on the slider: for each mark an outline, and the place of its name.
+function drawing(chart, series) {
   const drawn = chart.marks.map((mark) => {
-    const places = placesOf(mark, series[mark.name], chart, box);
-    return { outline: outlines[mark.kind](places), place: labelPlace(mark, places) };
+    const places = placesOf(mark, series[mark.name], chart), { xs, ys } = places;
+    return { outline: outlines[mark.kind](places), place: { x: xs.at(mark.label_at), y: ys.at(mark.label_at) } };
   });
-  spread(drawn.filter((_, i) => chart.marks[i].label).map(({ place }) => place), box.gap, box);
-  return drawn;
+  spread(drawn.filter((_, i) => chart.marks[i].at_end).map(({ place }) => place), chart.box);
+  return drawn.map(({ outline, place: { x, y } }, i) => {
+    const beside = chart.marks[i].at_end || chart.marks[i].side === "right";
+    return { outline, x: fixed(beside ? x + 8 : x), y: fixed(beside ? y + 4 : y - 9) };
+  });
 }
 
 // --- the page ------------------------------------------------------------------------------------------------
@@ -265,8 +257,8 @@ function nearest(values, wanted) {
   return values.reduce((best, value, i) => (Math.abs(value - wanted) < Math.abs(values[best] - wanted) ? i : best), 0);
 }
 
-function open(page) {
-  const sliders = page.steps.map((step) => prepare(step, page.box, writeAddress));
+function open(steps) {
+  const sliders = steps.map((step) => prepare(step, writeAddress));
 
   function writeAddress() {
     const moved = sliders.filter(({ step, slider }) => step.values[slider.value] !== step.start);
@@ -293,7 +285,7 @@ function open(page) {
 }
 
 // Make the slider, the presets and the question of a step work.
-function prepare(step, box, moved) {
+function prepare(step, moved) {
   const section = document.getElementById(step.name);
   const slider = section.querySelector("input[type=range]");
   const shown = section.querySelector(".value");
@@ -308,12 +300,11 @@ function prepare(step, box, moved) {
     shown.textContent = words;
     slider.setAttribute("aria-valuetext", words);
     presets.forEach((preset) => preset.setAttribute("aria-pressed", Number(preset.dataset.value) === step.values[index]));
-    const drawn = drawing(step.chart, view.series, box);
+    const drawn = drawing(step.chart, view.series);
     paths.forEach((path) => path.setAttribute("d", drawn[path.dataset.mark].outline));
     names.forEach((name) => {
-      const { x, y, beside } = drawn[name.dataset.mark].place;
-      name.setAttribute("x", fixed(beside ? x + 6 : x));
-      name.setAttribute("y", fixed(beside ? y + 4 : y - 8));
+      name.setAttribute("x", drawn[name.dataset.mark].x);
+      name.setAttribute("y", drawn[name.dataset.mark].y);
     });
     numbers.forEach((number) => {
       number.textContent = say(view.numbers[number.dataset.number], Number(number.dataset.digits));
