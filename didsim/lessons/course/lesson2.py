@@ -69,7 +69,7 @@ def _tilt(constants: dict) -> Step:
         times $\\mathrm{{KL}}(\\pi \\| \\piref)$.
 
         This problem has a solution in closed form. Each probability of the reference is multiplied by $e^{{r/\\beta}}$,
-        and the result is normalised. The reference itself earns a mean reward of {start:.3f}.
+        and the result is normalised. The reference itself earns a mean reward of ${start:.3f}$.
         """,
         formula=r"\max_\pi \; E_{y \sim \pi}[r(y)] - \beta\, \mathrm{KL}(\pi \| \piref) \quad\Rightarrow\quad \pistar(y) = \frac{1}{Z}\, \piref(y)\, e^{r(y)/\beta}",
         source="Rafailov et al. 2023, Eqs. 3 and 4; with a prior ζ in place of the reference: MI-DPO paper, Eq. 5",
@@ -138,7 +138,7 @@ def _frontier(constants: dict, prices: tuple[float, ...]) -> Step:
             title="Reward against the price paid for it",
             summary="The curve starts at the reference, at KL 0, rises steeply and bends over: each further nat of KL buys less reward.",
             x=Axis(label="KL(π‖π_ref), nats", low=0, high=3, ticks=(0, 1, 2, 3)),
-            y=Axis(label="mean reward", low=-0.5, high=2.5, ticks=(-0.5, 0, 0.5, 1, 1.5, 2, 2.5)),
+            y=Axis(label="mean reward", low=-1, high=1.5, ticks=(-1, -0.5, 0, 0.5, 1, 1.5)),
             at=prices,
             marks=(
                 Mark(name="gains", kind="line", colour="blue", label="best policies", label_at=30),

@@ -189,7 +189,7 @@ def _step() -> Step:
         Four responses, one pair: the first is chosen, the second rejected. DPO with $\\beta = 1$ takes steps of gradient
         descent. In logits it raises the chosen one, lowers the rejected one by as much, and touches no other.
 
-        But a policy is normalised. What the rejected response loses goes to *all* others.
+        But a policy is normalised: when one logit moves, *all* probabilities move.
         """,
         formula=r"\dot\theta = \beta\, \sigma(-\beta m)\, (e_w - e_l), \qquad \dot\pi_k = \pi_k \left( \dot\theta_k - \textstyle\sum_j \pi_j \dot\theta_j \right)",
         source="the gradient of step 2 in the logits of a softmax policy",
