@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -14,13 +15,20 @@ import pytest
 from test_lessons_kernel import run_script
 
 import didsim as ds
-from didsim.lessons import LESSONS, Control
+from didsim.lessons import LESSONS, Control, View
 from didsim.lessons.pages import code_of, course, lesson_page, notes_page, script_of, verdict_of
 
 STEPS = {(lesson.slug, step.name): step for lesson in LESSONS.values() for step in lesson.steps}
 LIVE = [key for key, step in STEPS.items() if step.live]
 
 
+@functools.cache
+def view_of(slug: str, name: str, value: float) -> View:
+    """Return what a step shows; some train or solve for it."""
+    return STEPS[slug, name].model(value)
+
+
+@functools.cache
 def page_of(slug: str) -> str:
     return lesson_page(LESSONS[slug])
 
@@ -77,7 +85,7 @@ def test_a_step_is_complete(key):
     assert step.notes.wrong
     assert len(step.chart.summary) > 40
     assert step.control.start in step.control.values
-    view = step.model(step.control.start)
+    view = step.opening
     assert {mark.name for mark in step.chart.marks} <= set(view.series)
     named = set(re.findall(r"\{(\w+)", re.sub(r"\$[^$]*\$", "", step.sentence)))
     assert named
@@ -88,7 +96,7 @@ def test_a_step_is_complete(key):
 def test_a_chart_shows_what_it_draws(key):
     step = STEPS[key]
     for value in {step.control.start, *step.control.presets.values()}:
-        view = step.model(value)
+        view = view_of(*key, value)
         for mark in step.chart.marks:
             if mark.kind == "bars":
                 heights = np.asarray(view.series[mark.name], float)
@@ -115,7 +123,7 @@ def test_the_python_that_a_page_prints_gives_the_numbers_that_it_shows(key):
         exec(compile(program, "fold", "exec"), {})
     names = {"inf": math.inf, "np": np}
     shown = eval(printed.getvalue(), names)
-    expected = step.model(step.control.start).numbers
+    expected = step.opening.numbers
     assert set(shown) == set(expected)
     for name, value in expected.items():
         assert shown[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-12)), name
@@ -138,7 +146,7 @@ def test_the_script_of_a_page_computes_what_the_library_does(slug):
     found = run_script(expression, given, scripts=models)
     for step in steps:
         for value, view in zip(values[step.name], found[step.name], strict=True):
-            expected = step.model(value)
+            expected = view_of(slug, step.name, value)
             assert set(view["numbers"]) == set(expected.numbers)
             for name, number in expected.numbers.items():
                 told = f"{step.name} at {value}: {name}"
@@ -245,7 +253,7 @@ class TestPage:
         assert not re.search(r"\\(?:pi|mathrm|log|frac)\b", shown)
 
     def test_the_same_lesson_makes_the_same_bytes(self, slug):
-        assert page_of(slug) == page_of(slug)
+        assert lesson_page(LESSONS[slug]) == page_of(slug)
 
     def test_its_notes_tell_what_to_ask_and_which_claims_stand_behind_it(self, slug):
         text = " ".join(read(notes_page(LESSONS[slug])).text)
@@ -281,7 +289,7 @@ def test_what_a_page_shows_first_is_drawn_as_its_script_draws_it():
         )
         for step, drawn in zip(lesson.steps, found, strict=True):
             for mark, (outline, _), mine in zip(
-                step.chart.marks, marks_of(step.chart, step.model(step.control.start).series), drawn, strict=True
+                step.chart.marks, marks_of(step.chart, step.opening.series), drawn, strict=True
             ):
                 assert mine["outline"] == outline, (lesson.slug, step.name, mark.name)
 

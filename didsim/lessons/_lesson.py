@@ -201,6 +201,16 @@ class Step:
     claims: tuple[str, ...] = ()
     notes: Notes
 
+    @cached_property
+    def opening(self) -> View:
+        """What is shown first."""
+        return self.model(self.control.start)
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """What is shown at each value of the slider."""
+        return tuple(self.model(value) for value in self.control.values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:

@@ -171,7 +171,7 @@ def _data(step: Step) -> dict[str, Any]:
     }
     if step.live:
         return data | {"constants": step.constants}
-    return data | {"frames": [_frame(step.model(value)) for value in step.control.values]}
+    return data | {"frames": [_frame(view) for view in step.views]}
 
 
 def _frame(view: View) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _footer(lesson: Lesson, lessons: Mapping[str, Lesson] | None) -> str:
 
 
 def _step(step: Step, number: int) -> str:
-    view = step.model(step.control.start)
+    view = step.opening
     return "\n".join(
         [
             f'<section id="{step.name}" aria-labelledby="{step.name}-heading">',
