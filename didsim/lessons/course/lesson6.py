@@ -126,7 +126,7 @@ def _reinforce(constants: dict) -> Step:
         ),
         model=reinforce,
         constants=constants,
-        sentence="At τ = {tau:2} the update {kind}; H(q) = {did} is {side} H(π_ref) = {start} nats.",
+        sentence="At τ = {tau:2} the update {kind}; H(q) = {did} is {side} $H(\\piref)$ = {start} nats.",
         check=Question(
             text="For which reinforcing temperatures does the claim fail?",
             options=("For none.", "For $\\tau < \\tfrac12$.", "For $\\tfrac12 \\le \\tau < 1$."),
@@ -183,7 +183,7 @@ def _smooth(constants: dict) -> Step:
         ),
         model=smooth,
         constants=constants,
-        sentence="At τ = {tau:2} the DID gives the rare response {first}; H(q) = {did} is {side} H(π_ref) = {start} nats.",
+        sentence="At τ = {tau:2} the DID gives the rare response {first}; H(q) = {did} is {side} $H(\\piref)$ = {start} nats.",
         check=Question(
             text="Can the counterexample be built with two responses?",
             options=("Yes, with a rarer response.", "No."),
@@ -237,7 +237,7 @@ def _size(constants: dict) -> Step:
         ),
         model=size,
         constants=constants,
-        sentence="With a range of {range:1} nats H(q) is {loss} below log 32, at most {bound} by the bound; to pass H(π_ref) it takes {room}.",
+        sentence="With a range of {range:1} nats H(q) is {loss} below log 32, at most {bound} by the bound; to pass $H(\\piref)$ it takes {room}.",
         check=Question(
             text="Someone trains for ten steps, estimates $H(q) > H(\\piref)$ and concludes that the data smooth. What is wrong?",
             options=(
@@ -294,9 +294,9 @@ def _displacement(constants: dict) -> Step:
         ),
         model=displacement,
         constants=constants,
-        sentence="At τ = {tau:2} chosen responses change by {chosen} nats on average, and H(q) − H(π_ref) is {excess}.",
+        sentence="At τ = {tau:2} chosen responses change by {chosen} nats on average, and $H(q) - H(\\piref)$ is {excess}.",
         check=Question(
-            text=f"At τ = 0.4 the chosen log-likelihood falls by {-low['chosen']:.2f} nats, at τ = 2 by {-high['chosen']:.2f}, and H(q) − H(π_ref) is {low['excess']:.2f} and {high['excess']:.2f}. What decides in general whether it falls at first?",
+            text=f"At τ = 0.4 the chosen log-likelihood falls by {-low['chosen']:.2f} nats, at τ = 2 by {-high['chosen']:.2f}, and $H(q) - H(\\piref)$ is ${low['excess']:.2f}$ and ${high['excess']:.2f}$. What decides in general whether it falls at first?",
             options=(
                 "The entropy of the DID.",
                 "Where chosen responses lie relative to the reference and to rejected ones.",
