@@ -1,11 +1,12 @@
 """The commands `didsim teach …`: thin, and quick to load; the work is done in `didsim.lessons`."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import click
 
-from didsim._terminal import command_with_examples, common_options, emit, table
+from didsim._terminal import Number, Whole, command_with_examples, common_options, emit, say, table, usage_errors
 
 if TYPE_CHECKING:
     from didsim.lessons import Lesson
@@ -22,12 +23,16 @@ def teach() -> None:
 
 @command_with_examples("didsim teach list", "didsim teach list --json", name="list")
 def list_() -> None:
-    """Name the lessons of the course."""
+    """Name the lessons of the course, and the exercises."""
     from didsim.lessons import LESSONS
+    from didsim.lessons.grading import EXERCISES
 
     rows = [[str(lesson.number), name, str(lesson.minutes), lesson.title] for name, lesson in LESSONS.items()]
     documents = [{"number": x.number, "name": x.slug, "minutes": x.minutes, "title": x.title} for x in LESSONS.values()]
-    emit({"lessons": documents}, table(["lesson", "name", "minutes", "title"], rows))
+    lessons = table(["lesson", "name", "minutes", "title"], rows)
+    exercises = [{"name": x.name, "lesson": x.lesson, "title": x.title} for x in EXERCISES.values()]
+    tasks = table(["exercise", "lesson", "title"], [[x.name, str(x.lesson), x.title] for x in EXERCISES.values()])
+    emit({"lessons": documents, "exercises": exercises}, f"{lessons}\n\n{tasks}")
 
 
 @command_with_examples(
@@ -90,5 +95,87 @@ def _export_course(out: Path) -> list[Path]:
     return [out / name for name in ("index.html", *(f"lesson{lesson.number}.html" for lesson in LESSONS.values()))]
 
 
-teach.add_command(list_)
-teach.add_command(export)
+@command_with_examples(
+    "didsim teach start ex01", "didsim teach start --all -o exercises", "didsim teach start zoo --json"
+)
+@click.argument("names", nargs=-1, metavar="[EX|zoo]...")
+@click.option("--all", "every", is_flag=True, help="All exercises.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path(), help="Where to put them [here].")
+def start(names: tuple[str, ...], every: bool, out: Path) -> None:
+    """Copy exercises: files with a hole each, for you to fill in. A file that is there already is left alone.
+
+    "zoo" stands for the two exercises on wrong implementations, ex17 and ex18; ex18 comes with its curves, which take a
+    few seconds to make.
+    """
+    from didsim.lessons.grading import EXERCISES, find
+    from didsim.lessons.grading import start as start_exercises
+
+    if bool(names) == every:
+        raise click.UsageError(f"Name exercises, or use --all{'; not both' if every else ''}.")
+    with usage_errors():
+        wanted = [found for name in names for found in (ZOO if name == "zoo" else (find(name).name,))]
+    if ZOO[1] in wanted or every:
+        say("Training the runs of the zoo, unless their curves are there: some seconds.")
+    written, kept = start_exercises(list(EXERCISES) if every else wanted, out)
+    lines = [f"Wrote {path}" for path in written]
+    lines += [f"Left alone, since it is there already: {path}" for path in kept]
+    emit({"written": list(map(str, written)), "kept": list(map(str, kept))}, "\n".join(lines))
+    if written:
+        say(f"Fill in the hole, then: didsim teach check {next(p for p in written + kept if p.suffix == '.py')}")
+
+
+ZOO = ("ex17", "ex18")
+WIDTH = 98
+
+
+@command_with_examples("didsim teach check ex01_log_softmax.py", "didsim teach check ex01_log_softmax.py --json")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--seconds", type=Number(), default=10.0, show_default=True, help="How long the code of a file may run.")
+def check(files: tuple[Path, ...], seconds: float) -> None:
+    """Compare your solution with the reference, at random inputs and at extremes.
+
+    This runs the file, as `python FILE` would: check files that you have written, or would run. A file may have any
+    name; its line "# exercise: ex01" says which exercise it is. The exit code is 0 if all are right, else 1.
+    """
+    from didsim.lessons.grading import check_file
+
+    outcomes = [check_file(path, seconds) for path in files]
+    documents = [
+        {"file": str(o.path), "exercise": o.exercise, "status": o.status, "text": o.text, **o.facts} for o in outcomes
+    ]
+    emit({"checks": documents}, "\n\n\n".join(outcome.text for outcome in outcomes))
+    if any(outcome.status != "right" for outcome in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+@command_with_examples("didsim teach hint ex01", "didsim teach hint ex01 2")
+@click.argument("name", metavar="EX")
+@click.argument("number", type=Whole(1, 9), default=1, metavar="[N]")
+def hint(name: str, number: int) -> None:
+    """Give a hint for an exercise: the first, or the N-th; each says more than the one before."""
+    from didsim.lessons.grading import find
+
+    with usage_errors():
+        exercise = find(name)
+        name, hints = exercise.name, exercise.hints
+        if number > len(hints):
+            raise ValueError(f"{name} has {len(hints)} hints; got {number}. After them: didsim teach solution {name}")
+    more = f"didsim teach hint {name} {number + 1}" if number < len(hints) else f"didsim teach solution {name}"
+    document = {"exercise": name, "number": number, "of": len(hints), "hint": hints[number - 1]}
+    emit(document, fill(f"Hint {number} of {len(hints)}: {hints[number - 1]}", WIDTH) + f"\n\nMore: {more}")
+
+
+@command_with_examples("didsim teach solution ex01", "didsim teach solution ex18 --json")
+@click.argument("name", metavar="EX")
+def solution(name: str) -> None:
+    """Show the solution of an exercise: what `didsim teach check` compares with."""
+    from didsim.lessons.grading import find
+    from didsim.lessons.grading import solution as solution_of
+
+    with usage_errors():
+        name = find(name).name
+    emit({"exercise": name, "solution": solution_of(name)}, solution_of(name))
+
+
+for command in (list_, export, start, check, hint, solution):
+    teach.add_command(command)
