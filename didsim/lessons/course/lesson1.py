@@ -122,7 +122,7 @@ def _temperature(logits: list[float], h: float) -> Step:
             "is why a reward that is raised by a constant changes no policy either.",
         ),
         notes=Notes(
-            minutes=5,
+            minutes=4,
             ask=(
                 "How many numbers does it take to describe a policy on 32 classes? (31: a constant is free.)",
                 "At which temperature is the policy greedy decoding? And at which one does it ignore the logits?",
@@ -181,7 +181,7 @@ def _entropy(constants: dict, most: float, h: float) -> Step:
             "fair choice between two.",
         ),
         notes=Notes(
-            minutes=6,
+            minutes=5,
             ask=(
                 "What is the entropy as τ → 0? Does it depend on the logits? (On ties only.)",
                 "Why nats? (Derivatives of natural logarithms carry no factor log 2.)",
@@ -243,7 +243,7 @@ def _divergence(constants: dict) -> Step:
             "(y_1))$. A policy can be as greedy as it likes at a bounded price.",
         ),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=(
                 "Which direction punishes a policy for never saying what the reference says?",
                 "Both curves touch 0 at τ = 1 without crossing it. Why is the slope 0 there?",
@@ -309,7 +309,7 @@ def _support(constants: dict) -> Step:
             why="Each policy then puts twice the average's probability on all it says: $\\log 2$ in both halves.",
         ),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=(
                 "A model never produces a response of the target: what is KL(target‖model) worth as a metric?",
                 "By how much does KL(p‖q) grow when the share shrinks tenfold? (By 0.1 log 10.)",
@@ -327,6 +327,6 @@ LESSON = Lesson(
     slug="softmax",
     title="Softmax policies, entropy, and two divergences",
     aim="Read a policy as 32 numbers, and say what entropy, KL and JS measure, and where each fails.",
-    minutes=25,
+    minutes=21,
     build=build,
 )

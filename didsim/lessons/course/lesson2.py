@@ -102,7 +102,7 @@ def _tilt(constants: dict) -> Step:
         ),
         claims=("mi.eq-5",),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=(
                 "What are the two limits of the policy, β → 0 and β → ∞?",
                 "Two responses have the same reward. What happens to the ratio of their probabilities? (Nothing.)",
@@ -155,7 +155,7 @@ def _frontier(constants: dict, prices: tuple[float, ...]) -> Step:
             why="Along the frontier every mean reward up to the largest can be bought. Only two points at the same KL can be compared.",
         ),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=(
                 "Why can no policy lie above the curve?",
                 "Where on the curve is the reference, and where greedy choice of the best response?",
@@ -206,7 +206,7 @@ def _implicit(constants: dict) -> Step:
         ),
         claims=("did.thm-3.4-if",),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=(
                 "If β were wrong by a factor of two, would the *order* of responses change?",
                 "And the policy that is learned? (Yes: see lesson 4, step 4.)",
@@ -221,6 +221,6 @@ LESSON = Lesson(
     slug="closed-form",
     title="From reward to policy, and the price β",
     aim="Derive the best policy under a KL price, and read a reward off a policy.",
-    minutes=22,
+    minutes=19,
     build=build,
 )

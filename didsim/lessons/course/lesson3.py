@@ -109,7 +109,7 @@ def _bradley_terry() -> Step:
         ),
         claims=("did.thm-2.1",),
         notes=Notes(
-            minutes=6,
+            minutes=5,
             ask=(
                 "Which two statements about rewards can preferences never decide between? (r and r + c.)",
                 "Is every set of preferences Bradley–Terry? (No: rock, paper, scissors is not.)",
@@ -168,7 +168,7 @@ def _weight() -> Step:
             why="The same preference is fitted by a margin of $1/\\beta$ times the size. That is the price of lesson 2 again.",
         ),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=(
                 "Why is the loss log 2 at the start, whatever the data?",
                 "A mislabelled pair sits at m = −5. What does its weight say about robustness?",
@@ -227,7 +227,7 @@ def _step() -> Step:
         ),
         claims=("x.displacement",),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=(
                 "Where does the sequence end if we never stop? (Margin → ∞, slower and slower.)",
                 "Why do the logits of bystanders not move?",
@@ -242,6 +242,6 @@ LESSON = Lesson(
     slug="dpo-loss",
     title="Bradley–Terry, the DPO loss, and its weight",
     aim="Write down the DPO loss and its gradient, and say which pairs teach and who else is moved.",
-    minutes=22,
+    minutes=19,
     build=build,
 )

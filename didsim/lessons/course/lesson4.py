@@ -118,7 +118,7 @@ def _information(constants: dict) -> Step:
         ),
         claims=("did.thm-3.2", "did.lem-D.1"),
         notes=Notes(
-            minutes=8,
+            minutes=6,
             ask=("Where has the uniform prior gone that Theorem 3.2 needs?", "What is the DID from π back to π_ref?"),
             wrong=(
                 "“The DID is the new policy.” At τ = 1 the policy is π_ref and the DID is uniform.",
@@ -175,7 +175,7 @@ def _construction(constants: dict) -> Step:
         ),
         claims=("did.thm-3.3", "did.thm-3.5-forward"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=(
                 "Single pairs are noisy: the chosen response is often the worse one. Why is that no harm?",
                 "Can π_l be drawn from in practice? (It needs π*, which is not known.)",
@@ -222,7 +222,7 @@ def _rejected(constants: dict, log_q: tuple[float, ...]) -> Step:
         ),
         claims=("did.thm-3.3", "did.thm-L.1-if", "did.thm-L.1-only-if"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=("What does β → 0 do to π_l? (It becomes π_ref: coin tosses.)", "How many pairs will a small β need?"),
             wrong=("“Worse rejected responses make better data.” Too bad is as wrong as too good.",),
         ),
@@ -270,7 +270,7 @@ def _mismatch(constants: dict) -> Step:
         ),
         claims=("did.footnote-4", "did.thm-3.4-if"),
         notes=Notes(
-            minutes=6,
+            minutes=5,
             ask=("Nobody knows the β of real pairs. What does this curve say about tuning β?",),
             wrong=("“β only sets the speed.” It moves the place where training ends.",),
         ),
@@ -282,6 +282,6 @@ LESSON = Lesson(
     slug="did",
     title="Differential information",
     aim="Say what an update has learnt as a distribution, and build pairs from which DPO learns exactly that.",
-    minutes=30,
+    minutes=25,
     build=build,
 )

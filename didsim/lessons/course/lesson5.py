@@ -137,7 +137,7 @@ def _race() -> Step:
         ),
         claims=("did.fig-7",),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=("Where would early stopping stop SimPO, and what would the paper then say?",),
             wrong=("“The lowest curve at the end is the best method.” It is the best at this step, on these pairs.",),
         ),
@@ -199,7 +199,7 @@ def _bias() -> Step:
             "x.recovery-design",
         ),
         notes=Notes(
-            minutes=9,
+            minutes=8,
             ask=("Which experiment would tell bias from slowness without a solver?",),
             wrong=("“More steps would help.” Not where the dashed curve is already below the solid one.",),
         ),
@@ -251,7 +251,7 @@ def _tuning() -> Step:
         ),
         claims=("rmipo.insight-1", "x.beta-tempers", "x.stationary-simpo"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=("Which β would a tuner choose who can see π*? And one who cannot?",),
             wrong=("“Tuning cures bias.” It picks the least biased point of a grid; the curve does not touch 0.",),
         ),
@@ -263,6 +263,6 @@ LESSON = Lesson(
     slug="convergence",
     title="What each objective converges to",
     aim="Tell a biased objective from a slow one, and say what a training curve cannot show.",
-    minutes=25,
+    minutes=22,
     build=build,
 )

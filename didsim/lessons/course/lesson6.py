@@ -135,7 +135,7 @@ def _reinforce(constants: dict) -> Step:
         ),
         claims=("did.claim-4.1-reinforce", "x.temperature-entropy"),
         notes=Notes(
-            minutes=8,
+            minutes=6,
             ask=(
                 "What is q at τ = 1? And at τ = ½? (Uniform; the reference.)",
                 "What would a proof of the claim have to show at small updates?",
@@ -192,7 +192,7 @@ def _smooth(constants: dict) -> Step:
         ),
         claims=("did.claim-4.1-smooth", "x.small-update-entropy"),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=(
                 "What is the limit of q for τ → ∞? (1/π_ref, normalised.)",
                 "How would you *search* for a counterexample?",
@@ -250,7 +250,7 @@ def _size(constants: dict) -> Step:
         ),
         claims=("x.small-update-entropy",),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=("Where does the 8 come from? (A number in a range R has a variance of at most R²/4.)",),
             wrong=("“High entropy of the DID means smoothing.” First it means: small.",),
         ),
@@ -307,7 +307,7 @@ def _displacement(constants: dict) -> Step:
         ),
         claims=("did.lld", "x.displacement-did", "x.lld-sign"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=("Which policy maximises the likelihood of responses drawn from π_ref?", "Is displacement bad here?"),
             wrong=(
                 "“A falling chosen likelihood means that DPO unlearns.” Here it falls on the way to the truth.",
@@ -322,6 +322,6 @@ LESSON = Lesson(
     slug="entropy",
     title="Entropy of information, and what became of Claim 4.1",
     aim="Test a printed claim by computation, and say what does hold: for which updates, with which proof.",
-    minutes=30,
+    minutes=25,
     build=build,
 )

@@ -154,7 +154,7 @@ def _mutual(constants: dict) -> Step:
         ),
         claims=("mi.lem-1", "mi.prompt-dependence", "x.prompt-dependence"),
         notes=Notes(
-            minutes=7,
+            minutes=5,
             ask=("What is the gap between the two curves? (KL of the marginal from uniform.)",),
             wrong=("“High mutual information is bad.” A policy that ignores the prompt has none.",),
         ),
@@ -210,7 +210,7 @@ def _popularity(constants: dict) -> Step:
         ),
         claims=("rmipo.prior-invariance", "x.prior-invariance-by-marginal", "rmipo.eq-7"),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=("Where does the factor enter the marginal? (Through the normalisers, prompt by prompt.)",),
             wrong=("“It cancels in the ratio.” It does; the normalisers do not.",),
         ),
@@ -261,7 +261,7 @@ def _prior(constants: dict) -> Step:
         ),
         claims=("mi.recovers-dpo", "mi.joint-min", "mi.joint-min-better", "did.footnote-4"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=("What would α-DPO with α between 0 and 1 interpolate, if its reference form were π_ref^α?",),
             wrong=("“The reference is only a regulariser.” It decides where training ends.",),
         ),
@@ -312,7 +312,7 @@ def _margin(constants: dict) -> Step:
         ),
         claims=("rmipo.margin", "x.rmipo-one-prompt", "alpha.kl-control"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=(
                 "α-DPO asks more of pairs that have moved more. Does that hold π near π_ref? (No: alpha.kl-control.)",
             ),
@@ -326,6 +326,6 @@ LESSON = Lesson(
     slug="mutual-information",
     title="Mutual information, priors, and moving margins",
     aim="Read a family of objectives as one loss with different priors, and say where each of them ends.",
-    minutes=30,
+    minutes=25,
     build=build,
 )

@@ -139,7 +139,7 @@ def _mistake() -> Step:
         ),
         claims=("did.footnote-4", "x.stationary-log_pi"),
         notes=Notes(
-            minutes=8,
+            minutes=7,
             ask=("Which of these does the training loss reveal? (None: it falls in all four.)",),
             wrong=("“A wrong sign diverges.” It has an end: the mirror image of the target.",),
         ),
@@ -188,7 +188,7 @@ def _lengths() -> Step:
         ),
         claims=("x.stationary-dpo", "x.stationary-dpo_norm", "x.stationary-simpo", "x.stationary-log_pi"),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=("With equal lengths, which of the four agree up to β?",),
             wrong=("“Length normalisation prevents long responses.” On these pairs it produces them.",),
         ),
@@ -235,7 +235,7 @@ def _saturation() -> Step:
         ),
         claims=("x.stationary-dpo",),
         notes=Notes(
-            minutes=6,
+            minutes=5,
             ask=("Along the plateau, what moves? (The margin, at a steady rate; the probabilities do not show it.)",),
             wrong=("“A saturated pair has gradient 0.” A *right* one has; a wrong one has weight 1.",),
         ),
@@ -285,7 +285,7 @@ def _data() -> Step:
         ),
         claims=("x.sample-size",),
         notes=Notes(
-            minutes=7,
+            minutes=6,
             ask=("Which is larger for a biased objective at large n: bias or error of the data?",),
             wrong=("“More data cures bias.” It cures this error only.",),
         ),
@@ -297,6 +297,6 @@ LESSON = Lesson(
     slug="failure-modes",
     title="Failure modes",
     aim="Recognise a broken implementation, a saturated start and a lack of data by where, and how, training ends.",
-    minutes=28,
+    minutes=24,
     build=build,
 )
