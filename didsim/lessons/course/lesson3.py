@@ -1,6 +1,6 @@
 """Lesson 3: Bradley–Terry, the DPO loss, and the weight of its gradient."""
 
-import numpy as np
+import math
 
 import didsim as ds
 from didsim.lessons import Axis, Chart, Control, Lesson, Mark, Notes, Question, Step, View, evenly, geometrically
@@ -12,8 +12,8 @@ def bradley_terry(difference: float) -> View:
     from scipy.special import expit
 
     return View(
-        series={"curve": expit(np.linspace(-6, 6, 61)), "now": [difference, expit(difference)]},
-        numbers={"difference": difference, "chance": expit(difference), "odds": np.exp(difference)},
+        series={"curve": [expit(x) for x in MARGINS], "now": [difference, expit(difference)]},
+        numbers={"difference": difference, "chance": expit(difference), "odds": math.exp(difference)},
     )
 
 
@@ -58,7 +58,7 @@ def step(steps: float) -> View:
             "chosen": policy[0],
             "rejected": policy[1],
             "third": policy[2],
-            "margin": float(np.log(policy[0] / 0.15) - np.log(policy[1] / 0.45)),
+            "margin": math.log(policy[0] / 0.15) - math.log(policy[1] / 0.45),
         },
     )
 
@@ -92,14 +92,14 @@ def _bradley_terry() -> Step:
             summary="An S-shaped curve from 0 on the left to 1 on the right, through one half at a difference of 0.",
             x=Axis(label="r(y₁) − r(y₂), nats", low=-6, high=6, ticks=(-6, -4, -2, 0, 2, 4, 6)),
             y=Axis(label="probability", low=0, high=1, ticks=(0, 0.25, 0.5, 0.75, 1)),
-            at=tuple(np.linspace(-6, 6, 61).tolist()),
+            at=MARGINS,
             marks=(
                 Mark(name="curve", kind="line", colour="blue", label="σ", label_at=38, side="right"),
                 Mark(name="now", kind="point", colour="blue"),
             ),
         ),
         model=bradley_terry,
-        constants={"at": np.linspace(-6, 6, 61).tolist()},
+        constants={"at": list(MARGINS)},
         sentence="A difference of {difference:1} nats gives a probability of {chance}, odds of {odds:2} to one.",
         check=Question(
             text="All rewards are doubled. What happens to the preferences?",
@@ -146,7 +146,7 @@ def _weight() -> Step:
             summary="The loss falls from left to right, nearly straight on the left and flat on the right. The weight falls from 1 to 0 through one half at margin 0. With larger β both turn more sharply.",
             x=Axis(label="margin m, nats", low=-6, high=6, ticks=(-6, -4, -2, 0, 2, 4, 6)),
             y=Axis(label="loss in nats; weight", low=0, high=4, ticks=(0, 1, 2, 3, 4)),
-            at=tuple(np.linspace(-6, 6, 61).tolist()),
+            at=MARGINS,
             marks=(
                 Mark(name="loss", kind="line", colour="blue", label="loss", label_at=22, side="right"),
                 Mark(name="weight", kind="line", colour="orange", label="weight", label_at=44),
@@ -154,7 +154,7 @@ def _weight() -> Step:
             ),
         ),
         model=weight,
-        constants={"at": np.linspace(-6, 6, 61).tolist()},
+        constants={"at": list(MARGINS)},
         sentence="A pair at m = 0 has weight {start}, one at m = 2 has {solved}, and one that is wrong by 2 nats {unsolved}.",
         check=Question(
             text="At $m = 2$ the weight is "
