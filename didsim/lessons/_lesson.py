@@ -1,6 +1,6 @@
 """What a lesson is: data. A page, the notes of the lecturer and the tests are made from it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -120,12 +120,12 @@ class View:
     """What a step shows at one value of its slider.
 
     Attributes:
-        series: the numbers of each mark.
+        series: the numbers of each mark, a list or an array.
         numbers: the numbers, or words, of the sentence.
     """
 
-    series: Mapping[str, Sequence[float]]
-    numbers: Mapping[str, float | str]
+    series: Mapping[str, Any]
+    numbers: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

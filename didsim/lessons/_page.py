@@ -232,7 +232,9 @@ def _step(step: Step, number: int) -> str:
             f'<section id="{step.name}" aria-labelledby="{step.name}-heading">',
             f'<h2 id="{step.name}-heading"><span class="number">{number}</span> {inline(step.title)}</h2>',
             paragraphs(step.text),
-            f'<div class="formula">{formula(step.formula, block=True)}<p>{inline(step.source)}</p></div>',
+            # wide formulas scroll on a phone, and a keyboard must be able to scroll them
+            f'<div class="formula" tabindex="0" role="group" aria-label="Equation">{formula(step.formula, block=True)}',
+            f"<p>{inline(step.source)}</p></div>",
             f'<p class="predict"><strong>Predict.</strong> {inline(step.predict)}</p>',
             f"<figure>\n<figcaption>{inline(step.chart.title)}</figcaption>",
             f"{draw(step.chart, view.series, step.name)}\n</figure>",

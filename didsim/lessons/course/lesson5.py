@@ -1,5 +1,8 @@
 """Lesson 5: what each objective really converges to, and whether it is biased or only slow."""
 
+# The models are printed on the page, and stay short: a solver that finds nothing stops the making of the page.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 import numpy as np
 
 import didsim as ds

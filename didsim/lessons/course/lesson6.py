@@ -22,7 +22,8 @@ def reinforce(tau: float) -> View:
 
 
 def smooth(tau: float) -> View:
-    reference = ds.Policy.from_probs(ds.CLAIMS["did.claim-4.1-smooth"].counterexample["reference"])
+    counterexample = ds.CLAIMS["did.claim-4.1-smooth"].counterexample or {}
+    reference = ds.Policy.from_probs(counterexample["reference"])
 
     def information(tau):
         return ds.did(ds.Policy.from_logits(reference.log_probs / tau), reference)
@@ -75,18 +76,20 @@ def displacement(tau: float) -> View:
     )
 
 
+def _counterexample() -> list[float]:
+    """Return the reference of the ledger's counterexample to the second half of Claim 4.1."""
+    return (ds.CLAIMS["did.claim-4.1-smooth"].counterexample or {})["reference"]
+
+
 def build() -> tuple[Step, ...]:
     """Compute the steps."""
     problem = ds.Problem.from_temperature(num_classes=32, seed=42)
     log_ref = np.sort(problem.reference.log_probs)[::-1].tolist()
-    counterexample = ds.CLAIMS["did.claim-4.1-smooth"].counterexample
-    if counterexample is None:
-        raise RuntimeError("The ledger has no counterexample of did.claim-4.1-smooth.")
     direction = np.random.default_rng(3).normal(size=32)
     by_size = {"log_ref": problem.reference.log_probs.tolist(), "direction": (direction / np.ptp(direction)).tolist()}
     return (
         _reinforce({"log_ref": log_ref, "at": np.geomspace(0.2, 5, 65).tolist()}),
-        _smooth({"reference": counterexample["reference"], "at": np.geomspace(1, 20, 49).tolist()}),
+        _smooth({"reference": _counterexample(), "at": np.geomspace(1, 20, 49).tolist()}),
         _size(by_size | {"at": np.linspace(0, 5, 51).tolist()}),
         _displacement({"log_ref": log_ref, "at": np.geomspace(0.3, 5, 57).tolist()}),
     )

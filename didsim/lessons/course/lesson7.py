@@ -66,10 +66,10 @@ def prior(power: float) -> View:
 
 
 def margin(delta: float) -> View:
-    import torch
+    from didsim.torch_bridge import to_array, to_tensor
 
-    deltas = torch.cat([torch.linspace(-3, 6, 91, dtype=torch.float64), torch.tensor([delta], dtype=torch.float64)])
-    zero = torch.zeros_like(deltas)
+    deltas = to_tensor(np.append(np.linspace(-3, 6, 91), delta))
+    zero = 0 * deltas
     pairs = ds.Pairs.from_log_probs(
         log_pi_chosen=zero - 9,
         log_pi_rejected=zero - 9,
@@ -79,7 +79,7 @@ def margin(delta: float) -> View:
         length_rejected=zero + 1,
     )
     loss = ds.objective("rmipo", beta=2.0, gamma_min=0.3, gamma_max=1.6)(pairs)
-    gamma = torch.log(torch.expm1(loss))  # equal rewards: the loss is log(1 + e^γ)
+    gamma = np.log(np.expm1(to_array(loss)))  # equal rewards: the loss is log(1 + e^γ)
     return View(
         series={"margin": gamma[:91], "most": [1.6], "least": [0.3], "now": [delta, gamma[91]]},
         numbers={"delta": delta, "margin": float(gamma[91])},

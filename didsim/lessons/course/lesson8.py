@@ -1,5 +1,8 @@
 """Lesson 8: failure modes: a wrong sign, β twice, a lost reference, mean for sum, saturation, and finite data."""
 
+# The models are printed on the page, and stay short: a solver that finds nothing stops the making of the page.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 import numpy as np
 
 import didsim as ds
