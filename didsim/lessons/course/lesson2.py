@@ -200,7 +200,7 @@ def _implicit(constants: dict) -> Step:
         sentence="The dots lie on a line of slope {slope:2}, moved by the constant {shift}.",
         check=Question(
             text="Preferences depend on differences of rewards. Which part of the formula can they not reveal?",
-            options=("$\\beta$", "$\\beta \\log Z$", "$\\log \\piref(y)$"),
+            options=("The factor $\\beta$.", "The constant $\\beta \\log Z$.", "The part $\\log \\piref(y)$."),
             answer=1,
             why="It is the same for all responses to a prompt, and cancels. That it cancels is why DPO needs no $Z$.",
         ),

@@ -112,7 +112,7 @@ def _information(constants: dict) -> Step:
         sentence="The DID gives the most likely class {first} and the least likely one {last}; its entropy is {entropy} nats.",
         check=Question(
             text="An update changes nothing: $\\pi = \\piref$. What is its DID?",
-            options=("$\\piref$", "The uniform distribution.", "It does not exist."),
+            options=("The reference, $\\piref$.", "The uniform distribution.", "It does not exist."),
             answer=1,
             why="All ratios are 1. No information is as likely to sit on one response as on another; the entropy of the DID is then largest, $\\log K$.",
         ),

@@ -306,7 +306,11 @@ def _margin(constants: dict) -> Step:
         sentence="At Δpmi = {delta:1} the margin that is asked for is {margin}.",
         check=Question(
             text="There is one prompt only. Which margin does RMiPO use?",
-            options=("$\\gamma_{\\min}$", "$\\gamma_{\\max}$, for every pair.", "It depends on the pair."),
+            options=(
+                "The smallest, $\\gamma_{\\min}$.",
+                "The largest, $\\gamma_{\\max}$, for every pair.",
+                "It depends on the pair.",
+            ),
             answer=1,
             why="With one prompt the marginal is the policy itself, and Δpmi is 0 for all pairs. RMiPO is then SimPO with $\\gamma_{\\max}$.",
         ),
