@@ -101,8 +101,8 @@ def test_exact_pairs_weigh_what_they_should(problem):
 
 @pytest.fixture(scope="module")
 def trainer(problem, tmp_path_factory):
-    """A trainer whose model has left the reference."""
-    model = sequence_transformer(SPACE)
+    """A trainer whose model has left the reference; in float64, which Llama's norms leave at 1e-7 all the same."""
+    model = sequence_transformer(SPACE).double()
     trainer = population_trainer(problem, model, objective("dpo"), tmp_path_factory.mktemp("trainer"))
     model.load_state_dict(moved(model).state_dict())
     return trainer
@@ -135,9 +135,6 @@ DIFFERENT = frozenset({"marginal", "mean_kl", "prior", "masks"})
 """Needs that a language model meets in another way than a table; `test_llm_objectives` looks at them."""
 
 
-COARSER = {"epsilon_dpo": 3e-6, "aot": 1e-5}
-"""Where single precision decides a sign, or the order of nearly equal quantiles."""
-
 COMPARABLE = [name for name in OBJECTIVES if name != "dpo_pg" and objective(name).needs <= SERVED - DIFFERENT]
 
 
@@ -147,19 +144,18 @@ def test_loss_and_gradient_are_the_engines_on_the_enumerated_space(name, problem
     trainer.objective = loss = objective(name)
     value, gradient = loss_and_gradient(trainer, batch)
     start = enumerate_policy(trainer.model, SPACE, 2)
-    rate = 1e-6
     history = ds.train(
-        problem, loss, mode="population", steps=1, learning_rate=rate, optimiser="sgd", clip=None, dtype="float64",
+        problem, loss, mode="population", steps=1, learning_rate=1.0, optimiser="sgd", clip=None, dtype="float64",
         initial_policy=start, metrics=("loss",),
     )  # fmt: skip
     assert value == pytest.approx(history.metrics["loss"][0], rel=1e-6, abs=1e-6)
     step = torch.as_tensor(SPACE.next_log_probs(history.policy.log_probs) - SPACE.next_log_probs(start.log_probs))
-    by_logits = -(step - step.mean(-1, keepdim=True)) / rate
+    by_logits = step.mean(-1, keepdim=True) - step
     exact = sequence_transformer(SPACE).double()  # of its own: TRL's head is bound to the trainer's
     exact.load_state_dict(trainer.model.state_dict())
     (by_logits * next_logits(exact)).sum().backward()
     wanted = {name: parameter.grad for name, parameter in exact.named_parameters()}
-    assert largest_difference(gradient, wanted) <= COARSER.get(name, 1e-6)
+    assert largest_difference(gradient, wanted) <= 1e-6
 
 
 def test_training_ends_where_the_solver_says(problem):

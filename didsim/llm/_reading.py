@@ -27,7 +27,7 @@ class Reading:
     """One pass of a model over a batch.
 
     Attributes:
-        log_probs: log π of each token of a response, 0 elsewhere, in nats, float32 [2B, T].
+        log_probs: log π of each token of a response, 0 elsewhere, in nats, float32 [2B, T]; float64 of a float64 model.
         output: all that TRL's fused head returns.
         hidden: last hidden states before the tokens of responses, [N, H], if they were asked for.
         head: what makes logits of them.
@@ -54,14 +54,17 @@ def read(model: nn.Module, inner: Any, batch: Batch, with_hidden: bool = False, 
     if with_routers:
         given["output_router_logits"] = True
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-    with _last_hidden(inner, with_hidden) as seen:
+    is_double = inner.dtype == torch.float64  # in which TRL's head does not compute
+    with _last_hidden(inner, with_hidden or is_double) as seen:
         output = model(**given, use_cache=False, labels=labels, fused_lm_head=True)
     # prompt-learning adapters put virtual tokens in front
     log_probs = output.log_probs[:, -mask.shape[1] :]
-    if not with_hidden:
+    if not seen:
         return Reading(log_probs, output)
-    hidden = seen[0][:, :-1][:, -mask.shape[1] :]
-    return Reading(log_probs, output, hidden[mask], inner.get_output_embeddings())
+    hidden, head = seen[0][:, :-1][:, -mask.shape[1] :][mask], inner.get_output_embeddings()
+    if is_double:
+        log_probs = HiddenTokens(mask, hidden, head).log_probs_of(batch["input_ids"][:, 1:])
+    return Reading(log_probs, output, hidden, head)
 
 
 def logits(model: nn.Module, batch: Batch) -> Any:
@@ -150,7 +153,8 @@ def pairs_of(
                 mean_kl=mean_kl,
             )
         )
-    return Pairs(sides[0], sides[1], batch.get("weight"))
+    weights = batch["weight"].to(policy.log_probs.dtype) if "weight" in batch else None
+    return Pairs(sides[0], sides[1], weights)
 
 
 def _vocabulary(policy: Reading, reference: Reading | None, mask: Tensor) -> HiddenTokens:

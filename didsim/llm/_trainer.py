@@ -184,7 +184,6 @@ class PreferenceTrainer(DPOTrainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective's mean loss over a batch, in nats; and the model's own output, if asked for."""
-        policy = self._read(model, inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
         policy = self.read(model, inputs)
         pairs = self._pairs(model, policy, inputs)
         loss = self.mean_loss(pairs)
@@ -198,7 +197,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def read(self, model: nn.Module, inputs: Batch) -> Reading:
         """Return how the policy reads a batch."""
-        return read(model, self._inner(model), inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
+        return self._read(model, inputs, "vocabulary" in self.objective.needs, self.aux_loss_enabled)
 
     def pairs(self, inputs: Batch) -> Pairs:
         """Return what the objective sees of a batch."""
