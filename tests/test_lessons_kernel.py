@@ -1,5 +1,6 @@
 """The numbers of the page's script are those of the library, at random inputs and at extreme ones."""
 
+import functools
 import json
 import math
 import shutil
@@ -51,26 +52,52 @@ def encoded(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def run_script(expression: str, given, scripts: str = RUNTIME):
-    """Evaluate an expression of `given` in the page's script."""
-    program = (
-        f"{scripts}\nconst given = revived(require('fs').readFileSync(0, 'utf8'));\n"
-        f"const shown = (_, value) => value === Infinity ? '∞' : value === -Infinity ? '−∞' : value;\n"
-        f"console.log(JSON.stringify({expression}, shown));"
+def program_of(expression: str, scripts: str = RUNTIME) -> str:
+    """Return a script in which the page's own defines what turns the text `given` into the text `answer`."""
+    return (
+        f"{scripts}\nconst answer = ((given) => JSON.stringify({expression}, (_, value) =>"
+        " value === Infinity ? '∞' : value === -Infinity ? '−∞' : value))(revived(text));"
     )
-    text = json.dumps(encoded(given), allow_nan=False)
-    done = subprocess.run([find_node(), "-e", program], input=text, capture_output=True, text=True, timeout=120)
+
+
+def by_node(program: str, text: str) -> str:
+    source = f"const text = require('fs').readFileSync(0, 'utf8');\n{program}\nconsole.log(answer);"
+    done = subprocess.run([find_node(), "-e", source], input=text, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    signs = {"∞": math.inf, "−∞": -math.inf}
+    return done.stdout
 
-    def decoded(value):
-        if isinstance(value, dict):
-            return {name: decoded(item) for name, item in value.items()}
-        if isinstance(value, list):
-            return [decoded(item) for item in value]
-        return signs.get(value, value) if isinstance(value, str) else value
 
-    return decoded(json.loads(done.stdout))
+def run_script(expression: str, given, scripts: str = RUNTIME, evaluate=by_node):
+    """Evaluate an expression of `given` in the page's script."""
+    text = evaluate(program_of(expression, scripts), json.dumps(encoded(given), allow_nan=False))
+    return decoded(json.loads(text))
+
+
+@pytest.fixture(scope="module", params=["node", pytest.param("chromium", marks=pytest.mark.slow)])
+def run(request):
+    """`run_script` in node, and in the browser."""
+    if request.param == "node":
+        yield run_script
+        return
+    browser = pytest.importorskip("test_lessons_browser", reason="selenium is not installed")
+    if not (browser.CHROMIUM and browser.DRIVER):
+        pytest.skip("there is no Chromium with chromedriver here")
+    driver = browser.start()
+
+    def by_chromium(program, text):
+        return driver.execute_script(f"const text = arguments[0];\n{program}\nreturn answer;", text)
+
+    yield functools.partial(run_script, evaluate=by_chromium)
+    driver.quit()
+
+
+def decoded(value):
+    """Read infinities out of strings."""
+    if isinstance(value, dict):
+        return {name: decoded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    return {"∞": math.inf, "−∞": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
 def extreme_logits() -> list[np.ndarray]:
@@ -119,55 +146,55 @@ def assert_same_policies(found, expected):
     assert_equal(found, expected, absolute=RELATIVE)
 
 
-def test_log_softmax_is_the_librarys(policies):
-    found = run_script("given.map(([p]) => logSoftmax(p))", policies)
+def test_log_softmax_is_the_librarys(run, policies):
+    found = run("given.map(([p]) => logSoftmax(p))", policies)
     assert_same_policies(found, [log_probs(pair[0]) for pair in policies])
 
 
-def test_policies_of_any_base_are_probabilities(policies):
-    found = run_script("given.map(([p]) => sum(probabilities(logSoftmax(p))))", policies)
+def test_policies_of_any_base_are_probabilities(run, policies):
+    found = run("given.map(([p]) => sum(probabilities(logSoftmax(p))))", policies)
     np.testing.assert_allclose(found, 1.0, rtol=RELATIVE)
 
 
 @pytest.mark.parametrize(("name", "function"), [("kl", ds.kl), ("js", ds.js), ("tv", ds.tv)])
-def test_a_divergence_is_the_librarys(policies, name, function):
+def test_a_divergence_is_the_librarys(run, policies, name, function):
     pairs = [log_probs(pair) for pair in policies]
-    found = run_script(f"given.map(([p, q]) => {name}(p, q))", pairs)
+    found = run(f"given.map(([p, q]) => {name}(p, q))", pairs)
     expected = [float(function(ds.Policy(p.copy()), ds.Policy(q.copy()))) for p, q in pairs]
     assert_equal(found, expected)
 
 
-def test_a_divergence_from_a_smaller_support_is_infinite():
+def test_a_divergence_from_a_smaller_support_is_infinite(run):
     p, q = log_probs([0.0, 0.0]), log_probs([0.0, -np.inf])
-    assert run_script("[kl(given[0], given[1]), kl(given[1], given[0])]", [p, q]) == [math.inf, math.log(2.0)]
+    assert run("[kl(given[0], given[1]), kl(given[1], given[0])]", [p, q]) == [math.inf, math.log(2.0)]
 
 
-def test_entropy_is_the_librarys(policies):
+def test_entropy_is_the_librarys(run, policies):
     pairs = [log_probs(pair) for pair in policies]
-    found = run_script("given.map(([p]) => entropy(p))", pairs)
+    found = run("given.map(([p]) => entropy(p))", pairs)
     assert_equal(found, [float(ds.entropy(ds.Policy(p[0].copy()))) for p in pairs])
 
 
-def test_the_differential_information_is_the_librarys(policies):
+def test_the_differential_information_is_the_librarys(run, policies):
     pairs = [log_probs(pair) for pair in policies]
-    found = run_script("given.map(([p, q]) => did(p, q))", pairs)
+    found = run("given.map(([p, q]) => did(p, q))", pairs)
     expected = [ds.did(ds.Policy(p.copy()), ds.Policy(q.copy())).log_probs for p, q in pairs]
     assert_same_policies(found, expected)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
-def test_the_ideal_rejected_distribution_is_the_librarys(policies, beta):
+def test_the_ideal_rejected_distribution_is_the_librarys(run, policies, beta):
     pairs = [log_probs(pair) for pair in policies]
     pairs = [pair for pair in pairs if np.all(pair > -1e200)]  # the library refuses what float64 cannot hold
-    found = run_script(f"given.map(([p, q]) => idealRejected(p, q, {beta}))", pairs)
+    found = run(f"given.map(([p, q]) => idealRejected(p, q, {beta}))", pairs)
     expected = [ds.ideal_rejected(ds.Policy(p.copy()), ds.Policy(q.copy()), beta).log_probs for p, q in pairs]
     assert_same_policies(found, expected)
 
 
-def test_preferences_are_the_librarys(policies):
+def test_preferences_are_the_librarys(run, policies):
     pairs = [log_probs(pair) for pair in policies]
     pairs = [pair for pair in pairs if np.all(np.isfinite(pair))]
-    found = run_script("given.map(([w, l]) => preferences(w, l))", pairs)
+    found = run("given.map(([w, l]) => preferences(w, l))", pairs)
     expected = [ds.preference_probabilities(ds.Policy(w.copy()), ds.Policy(v.copy())) for w, v in pairs]
     assert_equal(found, expected)
 
@@ -187,8 +214,8 @@ def tables():
     ("name", "function"),
     [("marginal", ds.marginal), ("mutualInformation", ds.mutual_information), ("pmi", ds.pmi)],
 )
-def test_quantities_of_several_prompts_are_the_librarys(tables, name, function):
-    found = run_script(f"given.map(([table, prompts]) => {name}(table, prompts))", tables)
+def test_quantities_of_several_prompts_are_the_librarys(run, tables, name, function):
+    found = run(f"given.map(([table, prompts]) => {name}(table, prompts))", tables)
     expected = [function(ds.Policy(table.copy()), np.exp(prompts)) for table, prompts in tables]
     assert_equal(found, [value.log_probs if isinstance(value, ds.Policy) else value for value in expected])
 
@@ -205,9 +232,9 @@ def pairs():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_and_its_slopes_are_the_librarys(pairs, name):
+def test_a_loss_and_its_slopes_are_the_librarys(run, pairs, name):
     given = [pairs.tolist(), LOSSES[name]]
-    found = run_script(f"given[0].map(([a, b, g, h]) => losses.{name}(a, b, g, h, given[1]))", given)
+    found = run(f"given[0].map(([a, b, g, h]) => losses.{name}(a, b, g, h, given[1]))", given)
     chosen, rejected, ref_chosen, ref_rejected = torch.tensor(pairs).T.clone()
     chosen.requires_grad_()
     rejected.requires_grad_()
@@ -226,14 +253,14 @@ def test_a_loss_and_its_slopes_are_the_librarys(pairs, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_gradient_step_on_the_exact_loss_is_the_librarys(name):
+def test_a_gradient_step_on_the_exact_loss_is_the_librarys(run, name):
     rng = np.random.default_rng(3)
     cases = [rng.normal(scale=scale, size=(4, 8)) for scale in np.geomspace(0.01, 3.0, 20)]
     script = (
         f"given[0].map(([t, r, w, l]) => gradientStep('{name}', given[1], t,"
         " {logRef: logSoftmax(r), logW: logSoftmax(w), logL: logSoftmax(l)}, 0.1))"
     )
-    found = run_script(script, [cases, LOSSES[name]])
+    found = run(script, [cases, LOSSES[name]])
     for logits, (start, *policies) in zip(found, cases, strict=True):
         theta = torch.tensor(start, requires_grad=True)
         reference, chosen, rejected = (torch.tensor(log_probs(policy).copy()) for policy in policies)

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -337,3 +338,11 @@ def test_a_page_that_cannot_be_written_is_a_fault_of_the_place(run, here):
 def test_the_list_names_every_lesson(run):
     assert [row["name"] for row in json.loads(run("teach", "list", "--json").stdout)["lessons"]] == list(LESSONS)
     assert all(lesson.title in run("teach", "list").stdout for lesson in LESSONS.values())
+
+
+def test_a_missing_extra_is_named_in_one_line(run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "didsim.lessons.pages")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = run("teach", "export", "1")
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr == "Error: The pages of the course need latex2mathml: pip install 'didsim[teach]'\n"

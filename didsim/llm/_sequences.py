@@ -204,6 +204,16 @@ class PopulationTrainer(PreferenceTrainer):
         found = super()._read(model, shared, with_hidden, with_routers)
         return _repeated(found, token_mask(shared), index)
 
+    def _reference(self, inputs: Batch) -> Reading:
+        """Return how π_ref reads a batch; of the data, which come first, this is remembered."""
+        ids = inputs["input_ids"]
+        if self._known is not None and self._known[0] is ids:
+            return self._known[1]
+        found = super()._reference(inputs)
+        if self._known is None:
+            self._known = (ids, found)
+        return found
+
     def _distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return where each sequence stands first, and which of them each row is; known of the last batch."""
         if self._last is None or self._last[0] is not ids:
@@ -213,6 +223,7 @@ class PopulationTrainer(PreferenceTrainer):
         return self._last[1:]
 
     _last: tuple[Tensor, Tensor, Tensor] | None = None
+    _known: tuple[Tensor, Reading] | None = None
 
 
 def _repeated(reading: Reading, mask: Tensor, index: Tensor) -> Reading:
