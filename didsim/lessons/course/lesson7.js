@@ -39,6 +39,16 @@ models.prior = (power, { log_ref: logRef, log_rejected: logL, log_target: logTar
   };
 };
 
+models.alpha = (strength, { log_ref: logRef, log_target: logTarget, at }) => {
+  const q = did(logTarget, logRef); // where SimPO ends
+  const end = (a) => logSoftmax(logRef.map((lp, i) => lp + (q[i] - lp) / (1 - a)));
+  const target = (a) => js(logTarget, end(a));
+  return {
+    series: { target: at.map(target), dpo: [0], now: [strength, target(strength)] },
+    numbers: { strength, target: target(strength), kl: kl(end(strength), logRef), simpo: kl(end(0), logRef) },
+  };
+};
+
 models.margin = (delta, { at }) => {
   const gamma = (d) => 0.3 + 1.3 * Math.exp(-Math.max(0, d));
   return {

@@ -65,6 +65,21 @@ def prior(power: float) -> View:
     )
 
 
+def alpha(strength: float) -> View:
+    problem = ds.Problem.from_temperature(num_classes=32, tau=4.0, seed=42)
+
+    def at(strength):
+        plain = {"gamma": 0.0, "normalise": False, "length_normalise": False}
+        end = ds.closed_form(problem, ds.objective("alpha_dpo", beta=1.0, alpha=float(strength), **plain))
+        return float(ds.js(problem.target, end)), float(ds.kl(end, problem.reference))
+
+    distances = [at(a)[0] for a in np.linspace(0, 0.9, 37)]
+    return View(
+        series={"target": distances, "dpo": [0.0], "now": [strength, at(strength)[0]]},
+        numbers={"strength": strength, "target": at(strength)[0], "kl": at(strength)[1], "simpo": at(0.0)[1]},
+    )
+
+
 def margin(delta: float) -> View:
     from didsim.torch_bridge import to_array, to_tensor
 
@@ -100,6 +115,7 @@ def build() -> tuple[Step, ...]:
         _mutual({"popularity": popular, "signal": signal, "at": np.linspace(0, 4, 41).tolist()}),
         _popularity({"at": np.geomspace(1, 100, 41).tolist()}),
         _prior(policies | {"at": np.linspace(0, 2, 41).tolist()}),
+        _alpha(policies | {"at": np.linspace(0, 0.9, 37).tolist()}),
         _margin({"at": np.linspace(-3, 6, 91).tolist()}),
     )
 
@@ -210,7 +226,7 @@ def _popularity(constants: dict) -> Step:
         ),
         claims=("rmipo.prior-invariance", "x.prior-invariance-by-marginal", "rmipo.eq-7"),
         notes=Notes(
-            minutes=6,
+            minutes=5,
             ask=("Where does the factor enter the marginal? (Through the normalisers, prompt by prompt.)",),
             wrong=("“It cancels in the ratio.” It does; the normalisers do not.",),
         ),
@@ -261,9 +277,67 @@ def _prior(constants: dict) -> Step:
         ),
         claims=("mi.recovers-dpo", "mi.joint-min", "mi.joint-min-better", "did.footnote-4"),
         notes=Notes(
-            minutes=7,
+            minutes=5,
             ask=("What would α-DPO with α between 0 and 1 interpolate, if its reference form were π_ref^α?",),
             wrong=("“The reference is only a regulariser.” It decides where training ends.",),
+        ),
+    )
+
+
+def _alpha(constants: dict) -> Step:
+    return Step(
+        name="alpha",
+        title="A prior made of the policy itself runs away from the reference",
+        text="""
+        α-DPO lets the prior move with the policy: $\\zeta \\propto U \\, (\\pi/\\piref)^\\alpha$, frozen in every gradient.
+        With $\\alpha = 0$ it is SimPO, and here that ends at $q$. The paper offers $\\alpha$ as the way from SimPO to DPO.
+
+        Setting the reward of $\\pi$ equal to SimPO's and solving for $\\pi$ gives the end (margins as they are, not
+        z-scores; responses of one length; the pairs of lesson 4).
+        """,
+        formula=r"\pi_\alpha \propto \piref \left(\frac{\pi_{\mathrm{SimPO}}}{\piref}\right)^{1/(1-\alpha)}, \qquad 0 \le \alpha < 1",
+        source="α-DPO paper, Eqs. 8 and 9; the end: `x.alpha-dpo-path`",
+        predict="DPO ends at the target. Does the end come nearer to it as $\\alpha$ grows?",
+        control=Control(
+            label="α",
+            values=evenly(0, 0.9, 37),
+            start=0.2,
+            presets={"SimPO, 0": 0.0, "the paper's largest, 0.2": 0.2, "0.5": 0.5, "0.9": 0.9},
+        ),
+        chart=Chart(
+            title="Distance of α-DPO's end to the target",
+            summary="The distance to the target rises with α from the start to the end; DPO's is 0.",
+            x=Axis(label="α", low=0, high=0.9, ticks=(0, 0.2, 0.4, 0.6, 0.8)),
+            y=Axis(label="JS, nats", low=0, high=0.7, ticks=(0, 0.2, 0.4, 0.6)),
+            at=tuple(constants["at"]),
+            marks=(
+                Mark(name="dpo", kind="level", colour="ink", label="DPO", dash="5 4"),
+                Mark(name="target", kind="line", colour="vermilion", label="α-DPO", label_at=20),
+                Mark(name="now", kind="point", colour="vermilion"),
+            ),
+        ),
+        model=alpha,
+        constants=constants,
+        sentence="With α = {strength:3} training ends {target:4} nats from the target, and $\\mathrm{KL}(\\pi \\| \\piref)$ is {kl:3}, against {simpo:3} for SimPO.",
+        check=Question(
+            text="Which responses survive as $\\alpha \\to 1$?",
+            options=(
+                "Those that the target likes.",
+                "Only those whose $\\pi_{\\mathrm{SimPO}}/\\piref$ is the largest.",
+                "All, as in the reference.",
+            ),
+            answer=1,
+            why="The exponent $1/(1-\\alpha)$ grows without bound. That is the opposite of an approach to DPO: `alpha.limit-1`.",
+        ),
+        claims=("x.alpha-dpo-path", "alpha.limit-0", "alpha.limit-1", "alpha.kl-control", "x.alpha-dpo-is-dpo"),
+        notes=Notes(
+            minutes=5,
+            ask=(
+                "The margin asks more of pairs that have moved more. Does that hold π near π_ref? (No: it drives it away.)",
+            ),
+            wrong=(
+                "“α interpolates between SimPO and DPO.” With π_ref^α in the prior it would: `x.alpha-dpo-is-dpo`.",
+            ),
         ),
     )
 
@@ -314,12 +388,10 @@ def _margin(constants: dict) -> Step:
             answer=1,
             why="With one prompt the marginal is the policy itself, and Δpmi is 0 for all pairs. RMiPO is then SimPO with $\\gamma_{\\max}$.",
         ),
-        claims=("rmipo.margin", "x.rmipo-one-prompt", "alpha.kl-control"),
+        claims=("rmipo.margin", "x.rmipo-one-prompt"),
         notes=Notes(
-            minutes=7,
-            ask=(
-                "α-DPO asks more of pairs that have moved more. Does that hold π near π_ref? (No: alpha.kl-control.)",
-            ),
+            minutes=5,
+            ask=("Is RMiPO's margin the logarithm of a prior? (No: it is not a difference of two scores.)",),
             wrong=("“The margin decays smoothly.” It has a kink at 0, and equals γ_max to the left of it.",),
         ),
     )
