@@ -84,7 +84,7 @@ def enumerate_policy(model: Any, space: Sequences, num_prompts: int) -> Policy:
 
 
 def train_transformer(
-    problem: Problem, model: Any, loss: BoundObjective, *, steps: int = 2000, learning_rate: float = 5e-3
+    problem: Problem, model: Any, loss: BoundObjective, *, steps: int = 2000, learning_rate: float = 2e-3
 ) -> Policy:
     """Train a transformer on the exact expected loss of a problem of sequences, and return the policy it becomes.
 
