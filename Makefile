@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help reproduce figures test test-all check bench bench-llm clean
+.PHONY: help reproduce figures docs test test-all check bench bench-llm clean
 
 help:
 	@echo "make reproduce   install, make the main figures, print the final distances"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench       time the engine against a plain PyTorch loop"
 	@echo "make bench-llm   time didsim.llm's trainer against TRL's"
 	@echo "make figures     remake the committed figures/ and the numbers in README.md"
+	@echo "make docs        install, write the documentation site into ./site"
 	@echo "make clean       remove .venv and caches; results stay"
 
 $(VENV)/bin/python:
@@ -59,6 +60,11 @@ figures: $(VENV)/.ready
 	$(BIN)/didsim reproduce --all
 	cp didsim-out/*.svg didsim-out/*.pdf didsim-out/*.png didsim-out/*.csv didsim-out/*.json figures/
 	$(BIN)/python figures/readme_table.py
+	$(BIN)/python figures/gallery.py
+
+# MkDocs 1.6 is what the site is for; the theme's maker warns of another program's version 2
+docs: $(VENV)/.ready-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site

@@ -71,6 +71,7 @@ def alpha(strength: float) -> View:
     def at(strength):
         plain = {"gamma": 0.0, "normalise": False, "length_normalise": False}
         end = ds.closed_form(problem, ds.objective("alpha_dpo", beta=1.0, alpha=float(strength), **plain))
+        assert end is not None  # with these options it has one
         return float(ds.js(problem.target, end)), float(ds.kl(end, problem.reference))
 
     distances = [at(a)[0] for a in np.linspace(0, 0.9, 37)]

@@ -1,0 +1,28 @@
+"""Write README.md of this folder: for each committed figure its picture, what it shows, and its command."""
+
+import json
+from html import escape
+from pathlib import Path
+
+FIGURES = Path(__file__).resolve().parent
+THUMBNAIL = 400
+"""The width of a picture in pixels."""
+
+
+def gallery() -> str:
+    """Return the page, in the order of names."""
+    parts = ["# Gallery", "Each figure is made by one command; its numbers lie beside it as CSV, its plan as JSON."]
+    for path in sorted(FIGURES.glob("*.json")):
+        about = json.loads(path.read_text("utf-8"))
+        name = about["experiment"]
+        parts += [
+            f"## {about['title']}",
+            f'<a href="{name}.png"><img src="{name}.png" alt="{escape(about["alt"])}" width="{THUMBNAIL}"></a>',
+            f"{about['source'][0].upper()}{about['source'][1:]}. `didsim reproduce {name}`",
+            f"<details><summary>What is seen</summary>\n\n{about['caption']}\n\n</details>",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    (FIGURES / "README.md").write_text(gallery(), encoding="utf-8")
