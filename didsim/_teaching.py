@@ -1,5 +1,7 @@
 """The commands `didsim teach …`: thin, and quick to load; the work is done in `didsim.lessons`."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from didsim._terminal import Number, Whole, command_with_examples, common_option
 
 if TYPE_CHECKING:
     from didsim.lessons import Lesson
+    from didsim.lessons.labs import Lab
 
 
 @click.group(name="teach", short_help="The course: pages for the lecturer, labs and exercises for students.")
@@ -23,16 +26,19 @@ def teach() -> None:
 
 @command_with_examples("didsim teach list", "didsim teach list --json", name="list")
 def list_() -> None:
-    """Name the lessons of the course, and the exercises."""
+    """Name the lessons of the course, the labs, and the exercises."""
     from didsim.lessons import LESSONS
     from didsim.lessons.grading import EXERCISES
+    from didsim.lessons.labs import LABS
 
     rows = [[str(lesson.number), name, str(lesson.minutes), lesson.title] for name, lesson in LESSONS.items()]
     documents = [{"number": x.number, "name": x.slug, "minutes": x.minutes, "title": x.title} for x in LESSONS.values()]
     lessons = table(["lesson", "name", "minutes", "title"], rows)
+    labs = table(["lab", "lesson", "title"], [[x.name, str(x.lesson), x.title] for x in LABS.values()])
+    notebooks = [{"name": x.name, "lesson": x.lesson, "title": x.title} for x in LABS.values()]
     exercises = [{"name": x.name, "lesson": x.lesson, "title": x.title} for x in EXERCISES.values()]
     tasks = table(["exercise", "lesson", "title"], [[x.name, str(x.lesson), x.title] for x in EXERCISES.values()])
-    emit({"lessons": documents, "exercises": exercises}, f"{lessons}\n\n{tasks}")
+    emit({"lessons": documents, "labs": notebooks, "exercises": exercises}, f"{lessons}\n\n{labs}\n\n{tasks}")
 
 
 @command_with_examples(
@@ -93,6 +99,59 @@ def _export_course(out: Path) -> list[Path]:
         for name, page in course(LESSONS):
             write_atomic(out / name, page.encode())
     return [out / name for name in ("index.html", *(f"lesson{lesson.number}.html" for lesson in LESSONS.values()))]
+
+
+@command_with_examples(
+    "didsim teach open did", "didsim teach open 6 --no-browser --port 2718", "didsim teach open did --edit", name="open"
+)
+@click.argument("lab", required=False)
+@click.option("--edit", is_flag=True, help="Copy the notebook here, and open the copy in marimo's editor.")
+@click.option("--force", is_flag=True, help="With --edit: replace a copy that is here already.")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option("--port", type=Whole(1, 65535), default=None, help="Of the address [one that is free].")
+def open_(lab: str | None, edit: bool, force: bool, no_browser: bool, port: int | None) -> None:
+    """Open a lab in the browser: sliders, and the library behind them. Ctrl-C ends it.
+
+    LAB is a name of `didsim teach list`, or the number of its lesson. The lab is served on this machine only, and asks
+    nothing of the network. With --edit its cells can be changed, in a file that is yours; one that is here already
+    is opened as it is.
+    """
+    from didsim.lessons.labs.serving import served
+
+    if force and not edit:
+        raise click.UsageError("--force replaces the copy that --edit makes; give both.")
+    notebook = _find_lab(lab)
+    path = _copied(notebook, force) if edit else notebook.path
+    with served(path, edit=edit, port=port) as (address, server):
+        emit({"lab": notebook.name, "file": str(path), "address": address}, address)
+        say("Ctrl-C ends the lab.")
+        if not no_browser:
+            click.launch(address)
+        with suppress(KeyboardInterrupt):
+            server.wait()
+
+
+def _find_lab(name: str | None) -> "Lab":
+    from didsim.lessons.labs import LABS
+
+    for lab in LABS.values():
+        if name in (lab.name, str(lab.lesson)):
+            return lab
+    accepted = ", ".join(f"{lab.name} ({lab.lesson})" for lab in LABS.values())
+    wrong = "Name a lab" if name is None else f"There is no lab {name!r}"
+    raise click.UsageError(f"{wrong}. The labs are {accepted}.")
+
+
+def _copied(lab: "Lab", force: bool) -> Path:
+    """Copy a lab into this directory, unless it is there."""
+    from didsim.experiment import write_atomic
+
+    path = Path(lab.path.name)
+    if force or not os.path.lexists(path):
+        write_atomic(path, lab.path.read_bytes())
+    else:
+        say(f"{path} is here already, and is opened as it is; --force would replace it.")
+    return path
 
 
 @command_with_examples(
@@ -177,5 +236,5 @@ def solution(name: str) -> None:
     emit({"exercise": name, "solution": solution_of(name)}, solution_of(name))
 
 
-for command in (list_, export, start, check, hint, solution):
+for command in (list_, export, open_, start, check, hint, solution):
     teach.add_command(command)

@@ -1,7 +1,7 @@
 """From a drawing function to the bytes of a file: same input, same bytes, and no pyplot."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -27,6 +27,7 @@ def render(
     style: str = "paper",
     title: str = "",
     alt: str = "",
+    margins: Mapping[str, float] | None = None,
 ) -> dict[str, bytes]:
     """Draw a figure once, and return its file in each format.
 
@@ -38,12 +39,15 @@ def render(
         style: "paper" or "slides".
         title: the title of the file, for readers that show it.
         alt: a description for those who cannot see the figure.
+        margins: where the panels lie, as `Figure.subplots_adjust` takes it. Unless given it is found from the words in
+            the figure, which takes longer than drawing it.
     """
     with figure_style(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots(*panels, squeeze=False))
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the layout is found; finding it again for each format is slow
+        figure = Figure(figsize=size, layout="constrained" if margins is None else "none")
+        draw(figure.subplots(*panels, squeeze=False, gridspec_kw=margins))
+        if margins is None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # the layout is found; finding it again for each format is slow
         return {name: _saved(figure, name, title, alt) for name in formats}
 
 

@@ -1,0 +1,102 @@
+"""Serving a lab in the browser: marimo, on this machine only, with everything switched off that looks elsewhere."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from didsim.errors import MissingExtraError, ResourceError
+
+HOST = "127.0.0.1"
+
+OFFLINE = {
+    "MARIMO_SKIP_UPDATE_CHECK": "1",  # the editor asks marimo.io for the newest version, once a day
+    "MARIMO_RESTRICT_SHARING": "true",  # no buttons that would upload the notebook
+    "MARIMO_TRACING": "false",
+}
+"""What marimo is told by its environment."""
+
+PATIENCE = 60.0
+"""Seconds within which the server must answer."""
+
+
+def require_marimo() -> None:
+    """Refuse to go on without marimo.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    if find_spec("marimo") is None:
+        raise MissingExtraError("The labs need marimo: pip install 'didsim[teach]'")
+
+
+@contextmanager
+def served(notebook: Path, *, edit: bool = False, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Serve a notebook; yield its address and the process of the server, which ends with this block.
+
+    Args:
+        notebook: the file.
+        edit: whether it opens in marimo's editor, behind a token that the address contains, or as a read-only app.
+        port: a free one unless given.
+
+    Raises:
+        ResourceError: if the port is not free, or the server does not answer.
+    """
+    require_marimo()
+    port = _free_port(port)
+    token = secrets.token_urlsafe(16) if edit else ""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "marimo", "--quiet", "--yes", *_command(edit), "--headless", "--no-sandbox"]
+        + ["--host", HOST, "--port", str(port), str(notebook)],
+        env={**os.environ, **OFFLINE},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches this process, which ends the server without its complaints
+    )
+    try:
+        assert server.stdin is not None  # a pipe, as asked for above
+        server.stdin.write(token)
+        server.stdin.close()
+        _wait(server, port)
+        yield f"http://{HOST}:{port}" + (f"?access_token={token}" if edit else ""), server
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _command(edit: bool) -> list[str]:
+    if edit:
+        return ["edit", "--skip-update-check", "--token-password-file", "-"]
+    return ["run", "--no-token"]
+
+
+def _free_port(port: int | None) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port or 0))
+        except OSError as error:
+            hint = "Take another, or leave --port out."
+            raise ResourceError(f"Port {port} cannot be used: {error.strerror or error}. {hint}") from error
+        return probe.getsockname()[1]
+
+
+def _wait(server: subprocess.Popen, port: int) -> None:
+    """Wait until the server answers."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.05)
+    raise ResourceError(f"marimo ended, or did not answer within {PATIENCE:g} seconds; what it said is above.")
+
+
+__all__ = ["HOST", "OFFLINE", "require_marimo", "served"]

@@ -1,0 +1,66 @@
+"""What the labs share: sliders, figures in the house style, and the claims of the ledger behind a step."""
+
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+import marimo as mo
+from matplotlib.axes import Axes
+
+import didsim as ds
+from didsim.plotting import OKABE_ITO, render
+
+BLACK, ORANGE, SKY, GREEN, _, BLUE, VERMILION, PURPLE = OKABE_ITO
+
+SIZE = (4.6, 2.7)
+"""Of a figure in inches. It is scaled to the width of the page, so that its words can be read on a phone too."""
+
+MARGINS = {"left": 0.13, "bottom": 0.17, "top": 0.96}
+
+_DRAWING = Lock()
+
+
+def slider(label: str, values: Iterable[float], start: float) -> mo.ui.slider:
+    """Return a slider over given values, the start among them."""
+    steps = sorted({*values, start})
+    return mo.ui.slider(steps=steps, value=start, label=label, show_value=True, full_width=True)
+
+
+def figure(draw: Callable[[Axes], None], alt: str, right: float = 0.98) -> mo.Html:
+    """Draw a figure as SVG, as wide as the page.
+
+    Args:
+        draw: draws on axes.
+        alt: what is to be seen, for those who do not see it.
+        right: where the panel ends, as a share of the width: labels of lines stand beyond it.
+    """
+    with _DRAWING:  # matplotlib's settings are the process's, and each visitor of a lab has a thread
+        files = render(
+            lambda axes: draw(axes[0, 0]),
+            (1, 1),
+            SIZE,
+            ("svg",),
+            "slides",
+            alt=alt,
+            margins={**MARGINS, "right": right},
+        )
+    svg = files["svg"].decode()
+    return mo.Html(svg[svg.index("<svg ") :].replace("<svg ", '<svg style="width: 100%; height: auto" ', 1))
+
+
+def short(number: float) -> str:
+    """Write a number with three digits; what is 0 to rounding is 0.
+
+    >>> short(0.123456), short(-3e-17), short(12345.0)
+    ('0.123', '0', '12345')
+    """
+    if abs(number) < 1e-12:
+        return "0"
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def claims(*names: str) -> mo.Html:
+    """Name the claims of the ledger behind a step, each with its verdict and the command that checks it."""
+    return mo.md("In the ledger: " + "; ".join(f"`didsim verify {name}` ({ds.CLAIMS[name].verdict})" for name in names))
+
+
+__all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILION", "claims", "figure", "short", "slider"]
