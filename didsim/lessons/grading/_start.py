@@ -57,7 +57,7 @@ ZOO_FILES = ("zoo.csv", "zoo.svg", "zoo.png")
 
 def zoo_files() -> Mapping[str, bytes]:
     """Train the runs of the zoo; return their numbers and their picture, by file name."""
-    from didsim.lessons.grading._specimens import curves
+    from didsim.lessons.grading.specimens import curves
     from didsim.plotting import OKABE_ITO, render
 
     frame = _lettered(curves())

@@ -24,12 +24,12 @@ def _():
 
     ## 1. Pairs that encode an update
 
-    The target is the reference at temperature $\tau$: $\pi^* \propto \pi_{\mathrm{ref}}^{1/\tau}$. Chosen responses come
-    from $\pi_{\mathrm{ref}}$, rejected ones from the *ideal rejected distribution*
-    $\pi_l \propto \pi_{\mathrm{ref}} (\pi_{\mathrm{ref}}/\pi^*)^{\beta}$.
+    The target is the reference at temperature $\tau$: $\pi^* \propto \pi_{\mathrm{ref}}^{1/\tau}$. Chosen responses
+    come from $\pi_{\mathrm{ref}}$, rejected ones from the *ideal rejected distribution* $\pi_l \propto
+    \pi_{\mathrm{ref}} (\pi_{\mathrm{ref}}/\pi^*)^{\beta}$.
 
-    **Predict.** For $\tau = 4$ the target is flatter than the reference. Is $\pi_l$ flatter too, or steeper? What does
-    $\beta \to 0$ do to it?
+    **Predict.** For $\tau = 4$ the target is flatter than the reference. Is $\pi_l$ flatter too, or steeper? What
+    does $\beta \to 0$ do to it?
     """)
     return
 
@@ -94,8 +94,8 @@ def _(beta, tau):
 
     What the pairs have to say is a distribution too: the DID $q \propto \pi^*/\pi_{\mathrm{ref}}$.
 
-    **Predict.** Where does $q$ go for $\tau \to \infty$, where is it at $\tau = 1$, and at $\tau = \frac12$? When are
-    all pairs coin tosses?
+    **Predict.** Where does $q$ go for $\tau \to \infty$, where is it at $\tau = 1$, and at $\tau = \frac12$? When
+    are all pairs coin tosses?
     """),
             tau,
             beta,
@@ -139,9 +139,9 @@ def _():
     mo.md(r"""
     ## 3. Which reward recovers the target?
 
-    Theorem 3.4 says: training on these pairs ends at $\pi^*$ *if and only if* the reward is
-    $\beta \log \pi/\pi_{\mathrm{ref}} + C$. Try another one, $\alpha (\log \pi - \kappa \log \pi_{\mathrm{ref}})$, with
-    $\alpha = \beta (1 - \tau)/(1 - \kappa\tau)$. DPO has $\kappa = 1$; $\kappa = 0$ leaves the reference out. Judge it by
+    Theorem 3.4 says: training on these pairs ends at $\pi^*$ *if and only if* the reward is $\beta \log
+    \pi/\pi_{\mathrm{ref}} + C$. Try another one, $\alpha (\log \pi - \kappa \log \pi_{\mathrm{ref}})$, with $\alpha
+    = \beta (1 - \tau)/(1 - \kappa\tau)$. DPO has $\kappa = 1$; $\kappa = 0$ leaves the reference out. Judge it by
     *two* targets: the one above, and another one, whose pairs encode it with the same $\beta$.
 
     **Predict.** For which $\kappa$ is the first target recovered, and for which are both?
@@ -197,7 +197,7 @@ def _(beta, kappa, problem, tau):
                 _draw, "Distance of the end from two targets against κ: from one it is 0, from the other only at 1."
             ),
             mo.md(
-                f"At κ = {kappa.value:g} and τ = {tau.value:g} {_ends}. So “if” holds; “only if” does not hold for *one* "
+                f"At κ = {kappa.value:g} and τ = {tau.value:g} {_ends}. So “if” holds; “only if” fails for *one* "
                 "target, and is right if one reward has to recover *every* target."
             ),
             claims("did.thm-3.4-if", "did.thm-3.4-only-if", "x.one-reward-for-all"),

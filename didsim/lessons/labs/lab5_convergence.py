@@ -11,7 +11,7 @@ with app.setup:
 
     import didsim as ds
     from didsim.lessons import geometrically
-    from didsim.lessons.labs.tools import BLACK, BLUE, ORANGE, claims, figure, short, slider
+    from didsim.lessons.labs.tools import BLACK, BLUE, ORANGE, claims, decades, figure, short, slider
     from didsim.plotting import draw_levels, draw_objectives, label_ends
 
     LOWEST = 1e-8  # smaller distances are drawn on the lowest line
@@ -28,10 +28,10 @@ def _():
     ## 1. Where is it going?
 
     An objective is trained on the pairs of lesson 4: $K = 16$, $\tau = 4$, the exact loss, RMSprop from
-    $\pi_{\mathrm{ref}}$. The dashed line is no training. It is the distance from $\pi^*$ at which `ds.solve` finds the
-    policy where the expected gradient vanishes.
+    $\pi_{\mathrm{ref}}$. The dashed line is no training. It is the distance from $\pi^*$ at which `ds.solve` finds
+    the policy where the expected gradient vanishes.
 
-    **Predict.** Which objectives have a dashed line at all? Will a curve that is still falling reach it with more steps,
+    **Predict.** Which objectives have no dashed line? Will a curve that is still falling reach it with more steps,
     with a larger learning rate, or never?
     """)
     return
@@ -88,7 +88,8 @@ def _(bias, loss, objective, problem, rate, steps, towards_end):
         points = pd.DataFrame({"series": loss.name, "x": at, "mean": to_target, "lo": to_target, "hi": to_target})
         draw_objectives(axis, points)
         draw_levels(axis, pd.DataFrame({"series": [loss.name], "mean": [bias]}))
-        axis.set(xlabel="training steps", ylabel="JS(π*, π), nats", ylim=(LOWEST, 1))
+        decades(axis, -8, 0)
+        axis.set(xlabel="training steps", ylabel="JS(π*, π), nats")
         label_ends(axis)
 
     if to_end[-1] > max(bias, 1e-6) / 10:
@@ -131,18 +132,18 @@ def _(rate, steps):
 @app.cell
 def _(at, objective, rate, to_end, to_target):
     def _draw(axis):
-        axis.set_yscale("log")
+        decades(axis, -8, 0)
         axis.plot(at, to_target, color=BLUE, label="to π*")
         axis.plot(at, to_end, color=ORANGE, linestyle="--", label="to its end")
-        axis.set(xlabel="training steps", ylabel="JS, nats", ylim=(LOWEST, 1), xlim=(0, at[-1]))
+        axis.set(xlabel="training steps", ylabel="JS, nats", xlim=(0, at[-1]))
         label_ends(axis)
 
     mo.vstack(
         [
             figure(_draw, "Two curves: the distance to the target and that to the objective's own end.", right=0.84),
             mo.md(
-                f"At learning rate {rate.value:g} {objective.selected_key} is now {short(to_end[-1])} nats from its own "
-                f"end: of the {short(to_target[-1])} to π*, what more training can remove."
+                f"At learning rate {rate.value:g} {objective.selected_key} is {short(to_end[-1])} nats from its own "
+                f"end, which more training can remove, and {short(to_target[-1])} from π*, which it may not."
             ),
         ]
     )
@@ -175,10 +176,10 @@ def _(at, batch, loss, settings, to_end, towards_end):
     late = float(drawn[-len(drawn) // 4 :].mean())  # over the last quarter of the run
 
     def _draw(axis):
-        axis.set_yscale("log")
+        decades(axis, -8, 0)
         axis.plot(at, drawn, color=BLACK, label="drawn pairs")
         axis.plot(at, to_end, color=ORANGE, linestyle="--", label="exact loss")
-        axis.set(xlabel="training steps", ylabel="JS(end, π), nats", ylim=(LOWEST, 1), xlim=(0, at[-1]))
+        axis.set(xlabel="training steps", ylabel="JS(end, π), nats", xlim=(0, at[-1]))
         label_ends(axis)
 
     mo.vstack(

@@ -20,7 +20,10 @@ OFFLINE = {
     "MARIMO_RESTRICT_SHARING": "true",  # no buttons that would upload the notebook
     "MARIMO_TRACING": "false",
 }
-"""What marimo is told by its environment."""
+"""What marimo is told by its environment, so that it asks nobody."""
+
+THREADS = {"OMP_NUM_THREADS": "1"}
+"""The tensors of the labs are small: with more threads PyTorch is slower."""
 
 PATIENCE = 60.0
 """Seconds within which the server must answer."""
@@ -52,9 +55,8 @@ def served(notebook: Path, *, edit: bool = False, port: int | None = None) -> It
     port = _free_port(port)
     token = secrets.token_urlsafe(16) if edit else ""
     server = subprocess.Popen(
-        [sys.executable, "-m", "marimo", "--quiet", "--yes", *_command(edit), "--headless", "--no-sandbox"]
-        + ["--host", HOST, "--port", str(port), str(notebook)],
-        env={**os.environ, **OFFLINE},
+        [sys.executable, "-m", "marimo", "--quiet", "--yes", *_command(edit, port), str(notebook)],
+        env={**THREADS, **os.environ, **OFFLINE},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -71,10 +73,9 @@ def served(notebook: Path, *, edit: bool = False, port: int | None = None) -> It
         server.wait()
 
 
-def _command(edit: bool) -> list[str]:
-    if edit:
-        return ["edit", "--skip-update-check", "--token-password-file", "-"]
-    return ["run", "--no-token"]
+def _command(edit: bool, port: int) -> list[str]:
+    mode = ["edit", "--skip-update-check", "--token-password-file", "-"] if edit else ["run", "--no-token"]
+    return [*mode, "--headless", "--no-sandbox", "--host", HOST, "--port", str(port)]
 
 
 def _free_port(port: int | None) -> int:

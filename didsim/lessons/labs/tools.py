@@ -47,6 +47,14 @@ def figure(draw: Callable[[Axes], None], alt: str, right: float = 0.98) -> mo.Ht
     return mo.Html(svg[svg.index("<svg ") :].replace("<svg ", '<svg style="width: 100%; height: auto" ', 1))
 
 
+def decades(axis: Axes, low: int, high: int, every: int = 2) -> None:
+    """Make the vertical axis logarithmic, from 10^low to 10^high, with few ticks: each takes time to draw."""
+    axis.set_yscale("log")
+    axis.set_ylim(10.0**low, 10.0**high)
+    axis.set_yticks([10.0**n for n in range(low, high + 1, every)])
+    axis.minorticks_off()
+
+
 def short(number: float) -> str:
     """Write a number with three digits; what is 0 to rounding is 0.
 
@@ -63,4 +71,17 @@ def claims(*names: str) -> mo.Html:
     return mo.md("In the ledger: " + "; ".join(f"`didsim verify {name}` ({ds.CLAIMS[name].verdict})" for name in names))
 
 
-__all__ = ["BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILION", "claims", "figure", "short", "slider"]
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "VERMILION",
+    "claims",
+    "decades",
+    "figure",
+    "short",
+    "slider",
+]

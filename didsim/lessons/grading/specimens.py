@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from didsim import Problem, train, train_many
-from didsim.objectives import BoundObjective, Objective, Pairs, stop_gradient
+from didsim.objectives import OBJECTIVES, BoundObjective, Objective, Pairs, stop_gradient
 
-Loss = Callable[[Pairs], Tensor]
+Loss = Callable[..., Tensor]
 
 BETA, STEPS, DIGITS = 0.5, 200, 5
 SETTINGS: dict[str, Any] = {
@@ -34,51 +34,51 @@ def _minus_log_sigmoid(x: Tensor) -> Tensor:
     return -torch.nn.functional.logsigmoid(x)
 
 
-def no_mistake(pairs):
+def no_mistake(pairs, *, beta=BETA):
     """Return DPO's loss."""
-    return _minus_log_sigmoid(BETA * _margin(pairs))
+    return _minus_log_sigmoid(beta * _margin(pairs))
 
 
-def flipped_margin(pairs):
+def flipped_margin(pairs, *, beta=BETA):
     """Return DPO's loss with chosen and rejected exchanged in the margin."""
-    return _minus_log_sigmoid(-BETA * _margin(pairs))
+    return _minus_log_sigmoid(-beta * _margin(pairs))
 
 
-def negated_loss(pairs):
+def negated_loss(pairs, *, beta=BETA):
     """Return minus DPO's loss: the logarithm of σ without the minus sign."""
-    return torch.nn.functional.logsigmoid(BETA * _margin(pairs))
+    return torch.nn.functional.logsigmoid(beta * _margin(pairs))
 
 
-def beta_twice(pairs):
+def beta_twice(pairs, *, beta=BETA):
     """Return DPO's loss of rewards that have been multiplied by β already."""
-    return _minus_log_sigmoid(BETA * (BETA * _margin(pairs)))
+    return _minus_log_sigmoid(beta * (beta * _margin(pairs)))
 
 
-def lost_reference(pairs):
+def lost_reference(pairs, *, beta=BETA):
     """Return DPO's loss without log π_ref."""
-    return _minus_log_sigmoid(BETA * (pairs.chosen.log_pi - pairs.rejected.log_pi))
+    return _minus_log_sigmoid(beta * (pairs.chosen.log_pi - pairs.rejected.log_pi))
 
 
-def detached_margin(pairs):
+def detached_margin(pairs, *, beta=BETA):
     """Return DPO's loss of a margin whose gradient is stopped."""
-    return _minus_log_sigmoid(BETA * stop_gradient(_margin(pairs)))
+    return _minus_log_sigmoid(beta * stop_gradient(_margin(pairs)))
 
 
-def wrong_log_base(pairs):
+def wrong_log_base(pairs, *, beta=BETA):
     """Return DPO's loss with a logarithm of base 2."""
-    return _minus_log_sigmoid(BETA * _margin(pairs)) / math.log(2.0)
+    return _minus_log_sigmoid(beta * _margin(pairs)) / math.log(2.0)
 
 
-def noisy_labels(pairs):
+def noisy_labels(pairs, *, beta=BETA):
     """Return DPO's loss, in expectation, when three labels of ten are wrong."""
-    margin = BETA * _margin(pairs)
+    margin = beta * _margin(pairs)
     return 0.7 * _minus_log_sigmoid(margin) + 0.3 * _minus_log_sigmoid(-margin)
 
 
-def moving_reference(pairs):
+def moving_reference(pairs, *, beta=BETA):
     """Return DPO's loss when the reference is the policy itself, copied before every step."""
     log_pi = pairs.chosen.log_pi - pairs.rejected.log_pi
-    return _minus_log_sigmoid(BETA * (log_pi - stop_gradient(log_pi)))
+    return _minus_log_sigmoid(beta * (log_pi - stop_gradient(log_pi)))
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -98,28 +98,30 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 """The losses by the name of the mistake."""
 
 
-def _objective(loss: Loss) -> BoundObjective:
-    words = (loss.__doc__ or "").splitlines()[0]
+def specimen(name: str, beta: float = BETA) -> BoundObjective:
+    """Return the loss with a mistake of `LOSSES`, as an objective that can be trained."""
+    loss = LOSSES[name]
     return Objective(
         name=loss.__name__,
-        title=loss.__name__.replace("_", " "),
-        formula=words,
+        title=name,
+        formula=(loss.__doc__ or "").splitlines()[0],
         source="the zoo of wrong implementations",
+        parameters={"beta": OBJECTIVES["dpo"].parameters["beta"]},
         implicit_reward=lambda y: y.log_pi,
         needs=frozenset({"reference"}),
         pair=loss,
-    ).bind()
+    ).bind(beta=beta)
 
 
-def problem() -> Problem:
+def problem(beta: float = BETA) -> Problem:
     """Return the problem of the zoo: eight responses, and a target that reinforces the reference."""
     policies = Problem.from_temperature(num_classes=8, tau=0.4, seed=3)
-    return Problem.from_policies(policies.reference, policies.target, beta=BETA)
+    return Problem.from_policies(policies.reference, policies.target, beta=beta)
 
 
 def curves() -> pd.DataFrame:
     """Train by every loss; return loss, JS(π*‖π) and mean margin by step: run, step, loss, js_target, margin."""
-    jobs = [(problem(), _objective(loss)) for loss in LOSSES.values()]
+    jobs = [(problem(), specimen(name)) for name in LOSSES]
     histories = train_many(jobs, steps=STEPS, **SETTINGS)
     frames = {name: history.frame for name, history in zip(LOSSES, histories, strict=True)}
     frames["swapped halfway"] = _swapped_halfway()
@@ -128,8 +130,8 @@ def curves() -> pd.DataFrame:
 
 def _swapped_halfway() -> pd.DataFrame:
     half = STEPS // 2
-    before = train(problem(), _objective(no_mistake), steps=half, **SETTINGS)
-    after = train(problem(), _objective(flipped_margin), steps=half, initial_policy=before.policy, **SETTINGS)
+    before = train(problem(), specimen("no mistake"), steps=half, **SETTINGS)
+    after = train(problem(), specimen("flipped margin"), steps=half, initial_policy=before.policy, **SETTINGS)
     return pd.concat([before.frame.iloc[:-1], after.frame.assign(step=after.frame["step"] + half)])
 
 
@@ -139,4 +141,4 @@ def _measured(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"run": name, "step": frame["step"], **numbers})
 
 
-__all__ = ["LOSSES", "curves", "problem"]
+__all__ = ["BETA", "LOSSES", "SETTINGS", "STEPS", "curves", "problem", "specimen"]
