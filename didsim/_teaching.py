@@ -144,9 +144,12 @@ def _find_lab(name: str | None) -> "Lab":
 
 def _copied(lab: "Lab", force: bool) -> Path:
     """Copy a lab into this directory, unless it is there."""
+    from didsim.errors import ResourceError
     from didsim.experiment import write_atomic
 
     path = Path(lab.path.name)
+    if path.is_dir():
+        raise ResourceError(f"{path} is a directory here; the copy of the lab would take its place.")
     if force or not os.path.lexists(path):
         write_atomic(path, lab.path.read_bytes())
     else:

@@ -101,8 +101,8 @@ class TestHelp:
         assert run(*name.split(), "-h").stdout == run(*name.split(), "--help").stdout
 
 
-OURS = {name: command for name, command in ALL_COMMANDS.items() if not name.startswith("llm ")}
-"""The commands that need no language model; the others are tried in test_llm_commands.py."""
+OURS = {name: command for name, command in ALL_COMMANDS.items() if not name.startswith("llm ") and name != "teach open"}
+"""The commands that need no language model, tried in test_llm_commands.py, and end by themselves: see test_labs.py."""
 
 EXAMPLES = [example for command in OURS.values() for example in command.examples]
 

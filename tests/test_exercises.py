@@ -18,8 +18,8 @@ from didsim.lessons.exercises import FILES
 from didsim.lessons.grading import EXERCISES, Exercise, Quiz, check_file, solution
 from didsim.lessons.grading._check import START_UP
 from didsim.lessons.grading._process import examine
-from didsim.lessons.grading.specimens import BETA, LOSSES, STEPS, curves, problem
 from didsim.lessons.grading._zoo import CURVES, MISTAKES, ZOO_CURVES
+from didsim.lessons.grading.specimens import BETA, LOSSES, STEPS, curves, problem
 
 FUNCTIONS = {name: exercise for name, exercise in EXERCISES.items() if isinstance(exercise, Exercise)}
 QUIZZES = {name: exercise for name, exercise in EXERCISES.items() if isinstance(exercise, Quiz)}

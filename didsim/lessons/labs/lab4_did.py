@@ -2,6 +2,7 @@
 
 import marimo
 
+__generated_with = "0.25.2"
 app = marimo.App(app_title="Lab: the DID construction")
 
 with app.setup:
@@ -86,21 +87,21 @@ def _(ahead, behind, beta, order, problem, rank, tau):
 
 
 @app.cell(hide_code=True)
-def _(beta, tau):
-    mo.vstack(
-        [
-            mo.md(r"""
+def _():
+    mo.md(r"""
     ## 2. What happens at the ends
 
     What the pairs have to say is a distribution too: the DID $q \propto \pi^*/\pi_{\mathrm{ref}}$.
 
     **Predict.** Where does $q$ go for $\tau \to \infty$, where is it at $\tau = 1$, and at $\tau = \frac12$? When
     are all pairs coin tosses?
-    """),
-            tau,
-            beta,
-        ]
-    )
+    """)
+    return
+
+
+@app.cell
+def _(beta, tau):
+    mo.vstack([tau, beta])
     return
 
 

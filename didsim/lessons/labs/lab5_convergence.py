@@ -2,6 +2,7 @@
 
 import marimo
 
+__generated_with = "0.25.2"
 app = marimo.App(app_title="Lab: training against the exact solution")
 
 with app.setup:
@@ -14,7 +15,9 @@ with app.setup:
     from didsim.lessons.labs.tools import BLACK, BLUE, ORANGE, claims, decades, figure, short, slider
     from didsim.plotting import draw_levels, draw_objectives, label_ends
 
-    LOWEST = 1e-8  # smaller distances are drawn on the lowest line
+    def visible(distances):
+        """Return distances as they are drawn: one that is too small for the axis lies on its lowest line."""
+        return np.maximum(distances, 1e-8)
 
 
 @app.cell(hide_code=True)
@@ -31,8 +34,8 @@ def _():
     $\pi_{\mathrm{ref}}$. The dashed line is no training. It is the distance from $\pi^*$ at which `ds.solve` finds
     the policy where the expected gradient vanishes.
 
-    **Predict.** Which objectives have no dashed line? Will a curve that is still falling reach it with more steps,
-    with a larger learning rate, or never?
+    **Predict.** Which objectives have no dashed line? And does a curve that has not reached its line need more steps,
+    a larger learning rate, or a smaller one?
     """)
     return
 
@@ -52,8 +55,8 @@ def _():
         value="SimPO",
         label="objective",
     )
-    rate = slider("learning rate", geometrically(0.001, 0.1, 21), 0.01)
-    steps = slider("training steps", range(25, 401, 25), 150)
+    rate = slider("learning rate", geometrically(0.001, 0.1, 21), 0.02)
+    steps = slider("training steps", range(25, 401, 25), 200)
     mo.vstack([objective, rate, steps])
     return objective, rate, steps
 
@@ -81,11 +84,12 @@ def _(bias, loss, objective, problem, rate, steps, towards_end):
     }
     _histories = ds.train_many([(problem, loss), (towards_end, loss)], mode="population", **settings)
     at = _histories[0].frame["step"].to_numpy()
-    to_target, to_end = (np.maximum(history.metrics["js_target"], LOWEST) for history in _histories)
+    to_target, to_end = (history.metrics["js_target"] for history in _histories)
     policy = _histories[0].policy
 
     def _draw(axis):
-        points = pd.DataFrame({"series": loss.name, "x": at, "mean": to_target, "lo": to_target, "hi": to_target})
+        shown = visible(to_target)
+        points = pd.DataFrame({"series": loss.name, "x": at, "mean": shown, "lo": shown, "hi": shown})
         draw_objectives(axis, points)
         draw_levels(axis, pd.DataFrame({"series": [loss.name], "mean": [bias]}))
         decades(axis, -8, 0)
@@ -100,7 +104,9 @@ def _(bias, loss, objective, problem, rate, steps, towards_end):
         verdict = "it has arrived, at π*"
     mo.vstack(
         [
-            figure(_draw, "The distance to the target falls during training, towards a dashed line.", right=0.84),
+            figure(
+                _draw, "The distance to the target during training, and the dashed line to which it leads.", right=0.84
+            ),
             mo.md(
                 f"After {steps.value} steps at learning rate {rate.value:g} {objective.selected_key} is "
                 f"{short(to_target[-1])} nats from π*, and its end is {short(bias)} from it; {verdict}."
@@ -112,20 +118,20 @@ def _(bias, loss, objective, problem, rate, steps, towards_end):
 
 
 @app.cell(hide_code=True)
-def _(rate, steps):
-    mo.vstack(
-        [
-            mo.md(r"""
+def _():
+    mo.md(r"""
     ## 2. Biased, or only slow?
 
     The same run, measured twice: from $\pi^*$, and from the objective's own end.
 
     **Predict.** For SimPO, which of the two curves keeps falling? And what does a large learning rate do to it?
-    """),
-            rate,
-            steps,
-        ]
-    )
+    """)
+    return
+
+
+@app.cell
+def _(rate, steps):
+    mo.vstack([rate, steps])
     return
 
 
@@ -133,8 +139,8 @@ def _(rate, steps):
 def _(at, objective, rate, to_end, to_target):
     def _draw(axis):
         decades(axis, -8, 0)
-        axis.plot(at, to_target, color=BLUE, label="to π*")
-        axis.plot(at, to_end, color=ORANGE, linestyle="--", label="to its end")
+        axis.plot(at, visible(to_target), color=BLUE, label="to π*")
+        axis.plot(at, visible(to_end), color=ORANGE, linestyle="--", label="to its end")
         axis.set(xlabel="training steps", ylabel="JS, nats", xlim=(0, at[-1]))
         label_ends(axis)
 
@@ -172,13 +178,13 @@ def _():
 @app.cell
 def _(at, batch, loss, settings, to_end, towards_end):
     _history = ds.train(towards_end, loss, batch_size=batch.value, seed=1, **settings)
-    drawn = np.maximum(_history.metrics["js_target"], LOWEST)
+    drawn = _history.metrics["js_target"]
     late = float(drawn[-len(drawn) // 4 :].mean())  # over the last quarter of the run
 
     def _draw(axis):
         decades(axis, -8, 0)
-        axis.plot(at, drawn, color=BLACK, label="drawn pairs")
-        axis.plot(at, to_end, color=ORANGE, linestyle="--", label="exact loss")
+        axis.plot(at, visible(drawn), color=BLACK, label="drawn pairs")
+        axis.plot(at, visible(to_end), color=ORANGE, linestyle="--", label="exact loss")
         axis.set(xlabel="training steps", ylabel="JS(end, π), nats", xlim=(0, at[-1]))
         label_ends(axis)
 
@@ -187,7 +193,7 @@ def _(at, batch, loss, settings, to_end, towards_end):
             figure(_draw, "Distance to the end on drawn pairs, which levels off, and with the exact loss.", right=0.8),
             mo.md(
                 f"With {batch.value} pairs a step the run stays {short(late)} nats from its end (mean of the last "
-                f"quarter), where the exact loss comes to {short(to_end[-1])}: noise, on top of bias and slowness."
+                f"quarter), where the exact loss comes to {short(to_end[-1])}: the difference is what drawing costs."
             ),
         ]
     )

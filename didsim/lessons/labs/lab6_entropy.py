@@ -2,6 +2,7 @@
 
 import marimo
 
+__generated_with = "0.25.2"
 app = marimo.App(app_title="Lab: entropy and displacement")
 
 with app.setup:
@@ -141,10 +142,8 @@ def _(size, spread):
 
 
 @app.cell(hide_code=True)
-def _(tau):
-    mo.vstack(
-        [
-            mo.md(r"""
+def _():
+    mo.md(r"""
     ## 3. What makes chosen responses less likely?
 
     During DPO the likelihood of chosen responses often falls. The paper takes this for a sign of a DID of high
@@ -153,10 +152,13 @@ def _(tau):
 
     **Predict.** At $\lambda = 0$, is there a $\tau$, sharp or smooth, at which the chosen likelihood rises? And at
     $\lambda = 1$?
-    """),
-            tau,
-        ]
-    )
+    """)
+    return
+
+
+@app.cell
+def _(tau):
+    mo.vstack([tau])
     return
 
 
@@ -199,7 +201,7 @@ def _(lam, tau):
         axis.plot(steps, np.zeros(len(steps)), color=BLACK, linewidth=0.6, label="_start")
         axis.plot(steps, chosen, color=BLUE, label="chosen")
         axis.plot(steps, rejected, color=VERMILION, label="rejected")
-        axis.set(xlabel="training steps", ylabel="change of log-likelihood, nats", ylim=(-4, 2))
+        axis.set(xlabel="training steps", ylabel="change of log-likelihood, nats", ylim=(-1.6, 0.8))
         label_ends(axis)
 
     _turn = "is level" if abs(sign) < 1e-12 else "rises" if sign > 0 else "falls"

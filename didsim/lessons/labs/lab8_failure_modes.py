@@ -2,6 +2,7 @@
 
 import marimo
 
+__generated_with = "0.25.2"
 app = marimo.App(app_title="Lab: failure modes")
 
 with app.setup:
@@ -50,35 +51,49 @@ def _():
 def _(beta, mistake):
     problem = specimens.problem(beta.value)
     _names = ("no mistake", mistake.value)
-    _jobs = [(problem, specimens.specimen(name, beta.value)) for name in _names]
-    runs = dict(zip(_names, ds.train_many(_jobs, steps=100, **specimens.SETTINGS), strict=True))
+    _settings = {**specimens.SETTINGS, "steps": 50, "learning_rate": 4.0, "record_every": 2}
+    _histories = ds.train_many([(problem, specimens.specimen(name, beta.value)) for name in _names], **_settings)
+    runs = dict(zip(_names, _histories, strict=True))
 
-    def _drawing(metric, **settings):
+    def draw_runs(metric, **settings):
+        """Return a drawing of a metric of both runs."""
+
         def draw(axis):
             for (name, run), colour in zip(runs.items(), (GREEN, VERMILION), strict=True):
                 axis.plot(run.frame["step"], run.metrics[metric], color=colour, label=name)
             axis.set(xlabel="training steps", **settings)
             label_ends(axis)
 
-        return figure(draw, f"The {metric} during training without a mistake and with one.", right=0.76)
+        return draw
 
-    _wrong = runs[mistake.value].metrics
+    return draw_runs, problem, runs
+
+
+@app.cell
+def _(draw_runs):
+    _draw = draw_runs("js_target", ylabel="JS(π*, π), nats", ylim=(-0.01, 0.7))
+    figure(_draw, "The distance to the target during training, without a mistake and with one.", right=0.76)
+    return
+
+
+@app.cell
+def _(beta, draw_runs, mistake, runs):
+    _loss, _distance = (runs[mistake.value].metrics[name] for name in ("loss", "js_target"))
+    _draw = draw_runs("loss", ylabel="loss, nats", ylim=(-1.5, 1.5))
     mo.vstack(
         [
-            _drawing("js_target", ylabel="JS(π*, π), nats", ylim=(-0.01, 0.7)),
-            _drawing("loss", ylabel="loss, nats", ylim=(-1.5, 1.5)),
+            figure(_draw, "The loss that the code reports, without a mistake and with one.", right=0.76),
             mo.md(
-                f"With “{mistake.value}” at β = {beta.value:g} the reported loss goes from {short(_wrong['loss'][0])} "
-                f"to {short(_wrong['loss'][-1])}, and the distance to π* from {short(_wrong['js_target'][0])} to "
-                f"{short(_wrong['js_target'][-1])} nats; without a mistake to "
-                f"{short(runs['no mistake'].metrics['js_target'][-1])}."
+                f"With “{mistake.value}” at β = {beta.value:g} the reported loss goes from {short(_loss[0])} to "
+                f"{short(_loss[-1])} and the distance to π* from {short(_distance[0])} to {short(_distance[-1])} nats; "
+                f"without a mistake it goes to {short(runs['no mistake'].metrics['js_target'][-1])}."
             ),
             mo.md(
-                "Now without looking: `didsim teach start zoo`. For your own loss: `didsim check-loss FILE:FUNCTION`."
+                "Now without looking: `didsim teach start zoo`. And your own loss: `didsim check-loss FILE:FUNCTION`."
             ),
         ]
     )
-    return problem, runs
+    return
 
 
 @app.cell(hide_code=True)
@@ -130,7 +145,7 @@ def _(longest, score):
         axis.bar(at, shares["end"], color=BLUE, width=0.6, label="where it ends")
         axis.plot(at, shares["target"], "o", color=BLACK, label="target")
         axis.set(xlabel="length", ylabel="probability", ylim=(0, 1), xticks=at)
-        axis.legend(loc="upper right")
+        axis.legend(loc="upper left")
 
     mo.vstack(
         [
@@ -160,7 +175,7 @@ def _():
 
 @app.cell
 def _():
-    wrong = slider("the start is wrong by, nats", evenly(0, 12, 25), 6.0)
+    wrong = slider("the start is wrong by, nats", evenly(0, 30, 31), 12.0)
     mo.vstack([wrong])
     return (wrong,)
 
@@ -172,10 +187,8 @@ def _(wrong):
         _two,
         ds.objective("dpo", beta=1.0),
         initial_policy=ds.Policy.from_logits([-wrong.value / 2, wrong.value / 2]),
-        steps=200,
-        record_every=4,
-        metrics=("js_target",),
-        **{key: value for key, value in specimens.SETTINGS.items() if key not in ("record_every", "metrics")},
+        steps=100,
+        **{**specimens.SETTINGS, "learning_rate": 1.0, "record_every": 4, "metrics": ("js_target",)},
     )
     distances = slow.metrics["js_target"]
 
@@ -187,8 +200,8 @@ def _(wrong):
         [
             figure(_draw, "The distance to the target during training: flat at first where the start is very wrong."),
             mo.md(
-                f"From a start that is wrong by {wrong.value:g} nats 40 steps take the distance from "
-                f"{short(distances[0])} to {short(distances[10])} nats, and 200 to {short(distances[-1])}: the "
+                f"From a start that is wrong by {wrong.value:g} nats 20 steps take the distance from "
+                f"{short(distances[0])} to {short(distances[5])} nats, and 100 to {short(distances[-1])}: the "
                 "weight of a pair is at most 1, so that its margin climbs at a steady pace and no faster."
             ),
         ]

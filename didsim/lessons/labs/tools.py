@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable
 from threading import Lock
 
 import marimo as mo
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 import didsim as ds
 from didsim.plotting import OKABE_ITO, render
@@ -33,22 +35,22 @@ def figure(draw: Callable[[Axes], None], alt: str, right: float = 0.98) -> mo.Ht
         alt: what is to be seen, for those who do not see it.
         right: where the panel ends, as a share of the width: labels of lines stand beyond it.
     """
+
+    def draw_few_ticks(axes: np.ndarray) -> None:
+        draw(axes[0, 0])
+        for line in (axes[0, 0].xaxis, axes[0, 0].yaxis):
+            if isinstance(locator := line.get_major_locator(), MaxNLocator):
+                locator.set_params(nbins=5)  # each tick takes time
+
     with _DRAWING:  # matplotlib's settings are the process's, and each visitor of a lab has a thread
-        files = render(
-            lambda axes: draw(axes[0, 0]),
-            (1, 1),
-            SIZE,
-            ("svg",),
-            "slides",
-            alt=alt,
-            margins={**MARGINS, "right": right},
-        )
+        margins = {**MARGINS, "right": right}
+        files = render(draw_few_ticks, (1, 1), SIZE, ("svg",), "slides", alt=alt, margins=margins)
     svg = files["svg"].decode()
     return mo.Html(svg[svg.index("<svg ") :].replace("<svg ", '<svg style="width: 100%; height: auto" ', 1))
 
 
 def decades(axis: Axes, low: int, high: int, every: int = 2) -> None:
-    """Make the vertical axis logarithmic, from 10^low to 10^high, with few ticks: each takes time to draw."""
+    """Make the vertical axis logarithmic, from 10^low to 10^high, with a tick at every so many decades."""
     axis.set_yscale("log")
     axis.set_ylim(10.0**low, 10.0**high)
     axis.set_yticks([10.0**n for n in range(low, high + 1, every)])
