@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from didsim.errors import MissingExtraError, ResourceError
 
@@ -54,23 +55,29 @@ def served(notebook: Path, *, edit: bool = False, port: int | None = None) -> It
     require_marimo()
     port = _free_port(port)
     token = secrets.token_urlsafe(16) if edit else ""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "marimo", "--quiet", "--yes", *_command(edit, port), str(notebook)],
-        env={**THREADS, **os.environ, **OFFLINE},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches this process, which ends the server without its complaints
-    )
-    try:
-        assert server.stdin is not None  # a pipe, as asked for above
-        server.stdin.write(token)
-        server.stdin.close()
-        _wait(server, port)
-        yield f"http://{HOST}:{port}" + (f"?access_token={token}" if edit else ""), server
-    finally:
-        server.terminate()
-        server.wait()
+    with TemporaryFile("w+") as said:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "marimo", "--quiet", "--yes", *_command(edit, port), str(notebook)],
+            env={**THREADS, **os.environ, **OFFLINE},
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,  # shown if the server does not start: else it is of no use
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches this process, which ends the server
+        )
+        try:
+            assert server.stdin is not None  # a pipe, as asked for above
+            with server.stdin as answers:
+                answers.write(token)
+            if not _answers(server, port):
+                said.seek(0)
+                raise ResourceError(
+                    f"marimo ended, or did not answer within {PATIENCE:g} seconds. {said.read()}".strip()
+                )
+            yield f"http://{HOST}:{port}" + (f"?access_token={token}" if edit else ""), server
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def _command(edit: bool, port: int) -> list[str]:
@@ -89,15 +96,15 @@ def _free_port(port: int | None) -> int:
         return probe.getsockname()[1]
 
 
-def _wait(server: subprocess.Popen, port: int) -> None:
-    """Wait until the server answers."""
+def _answers(server: subprocess.Popen, port: int) -> bool:
+    """Wait until the server answers; return whether it does."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and server.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex((HOST, port)) == 0:
-                return
+                return True
         time.sleep(0.05)
-    raise ResourceError(f"marimo ended, or did not answer within {PATIENCE:g} seconds; what it said is above.")
+    return False
 
 
 __all__ = ["HOST", "OFFLINE", "require_marimo", "served"]
