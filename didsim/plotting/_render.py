@@ -43,8 +43,8 @@ def render(
             the figure, which takes longer than drawing it.
     """
     with figure_style(style):
-        figure = Figure(figsize=size, layout="constrained" if margins is None else "none")
-        draw(figure.subplots(*panels, squeeze=False, gridspec_kw=margins))
+        figure = Figure(figsize=size, layout="constrained" if margins is None else None)
+        draw(figure.subplots(*panels, squeeze=False, gridspec_kw=dict(margins or {})))
         if margins is None:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is found; finding it again for each format is slow

@@ -169,10 +169,8 @@ def _(beta, kappa, problem, tau):
 
     def distance(world, kappa):
         """Return how far from the target of a problem training with this reward ends."""
-        if scale(kappa) is None:
-            return np.nan
-        prior = ds.Policy.from_logits(kappa * problem.reference.log_probs)
-        return float(ds.js(world.target, ds.dpo_optimum(world, beta=scale(kappa), prior=prior)))
+        alpha, prior = scale(kappa), ds.Policy.from_logits(kappa * problem.reference.log_probs)
+        return np.nan if alpha is None else float(ds.js(world.target, ds.dpo_optimum(world, beta=alpha, prior=prior)))
 
     first, second = distance(problem, kappa.value), distance(other, kappa.value)
 

@@ -45,7 +45,7 @@ def _():
         {
             "32 classes, Gaussian logits": ds.Problem.from_temperature(num_classes=32, seed=42).reference,
             **{
-                f"counterexample of {name}": ds.Policy.from_probs(ds.CLAIMS[name].counterexample["reference"])
+                f"counterexample of {name}": ds.Policy.from_probs((ds.CLAIMS[name].counterexample or {})["reference"])
                 for name in ("did.claim-4.1-reinforce", "did.claim-4.1-smooth")
             },
         },
