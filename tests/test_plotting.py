@@ -566,6 +566,12 @@ class TestFiles:
             render(lambda axes: 1 / 0, (1, 1), (2.0, 2.0), ["svg"])
         assert dict(matplotlib.rcParams) == before
 
+    def test_margins_that_are_given_are_kept(self):
+        kept = []
+        margins = {"left": 0.2, "bottom": 0.3, "right": 0.9, "top": 0.8}
+        render(lambda axes: kept.append(axes[0, 0]), (1, 1), (2.0, 2.0), ["svg"], margins=margins)
+        assert kept[0].get_position().extents == pytest.approx([0.2, 0.3, 0.9, 0.8])
+
     def test_a_format_is_the_same_alone_and_among_others(self):
         together = render(simple, (1, 1), (2.0, 2.0), FORMATS)
         assert together == {file_format: simple_file(file_format) for file_format in FORMATS}
