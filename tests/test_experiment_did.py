@@ -1,0 +1,66 @@
+"""Laws of the numbers in the figures that answer to the DID paper, against values that their code does not use."""
+
+import numpy as np
+import pytest
+
+from didsim.experiment import load_experiment, seeds
+
+SEEDS = seeds(4)
+
+
+def cell(name, **changes):
+    """Return the rows of one cell of an experiment, of its full plan but for few seeds and these changes."""
+    experiment = load_experiment(name)
+    first = experiment.spec.cells()[0]
+    return experiment.module.run_cell({**first, "seed": SEEDS, **changes})
+
+
+def values(rows, quantity, by):
+    """Return a quantity, with rows for seeds and columns for the points of a curve."""
+    return rows[rows["quantity"] == quantity].pivot_table(index="seed", columns=by, values="value")
+
+
+# --- claim41_phase ----------------------------------------------------------------------------------------
+
+
+def phase(family):
+    return cell("claim41_phase", family=family, num_classes=6, points=25)
+
+
+def test_at_half_the_temperature_the_information_is_the_reference_itself():
+    table = values(phase("temperature"), "excess", ["sharpness", "x"])
+    at = table.columns.get_level_values("x")
+    assert np.abs(table.loc[:, np.isclose(at, 0.5)]).to_numpy().max() < 1e-13
+    assert (table.loc[:, at < 0.49] < 0.0).all(axis=None)
+    assert (table.loc[:, (at > 0.51) & (at <= 1.0)] > 0.0).all(axis=None)
+
+
+def test_the_information_of_a_boost_depends_on_the_boost_alone():
+    rows = phase("boost")
+    excess, room = (values(rows, name, ["sharpness", "x"]) for name in ("excess", "certain_range"))
+    for (sharpness, factor), column in excess.items():
+        share = factor / (factor + 5.0)
+        spread = -share * np.log(share) - (1.0 - share) * np.log((1.0 - share) / 5.0)
+        reference = np.log(6.0) - room[sharpness, 0.0] ** 2 / 8.0
+        np.testing.assert_allclose(column, spread - reference, atol=1e-12)
+
+
+def test_the_information_of_a_mixture_leans_to_what_the_reference_hardly_gives():
+    """With weight s of the uniform policy q ∝ 1 + s/(K π_ref)."""
+    excess = values(phase("mixture"), "excess", ["sharpness", "x"])
+    for (sharpness, weight), column in excess.items():
+        for seed, found in column.items():
+            theta = np.random.default_rng(seed).standard_normal(6)
+            reference = np.exp(sharpness * theta) / np.exp(sharpness * theta).sum()
+            q = 1.0 + weight / (6.0 * reference)
+            q = q / q.sum()
+            assert found == pytest.approx(reference @ np.log(reference) - q @ np.log(q), abs=1e-12)
+
+
+def test_small_updates_have_informations_of_high_entropy_in_every_direction():
+    rows = phase("direction")
+    excess, certain = (values(rows, name, ["sharpness", "x"]) for name in ("excess", "certain_range"))
+    below = [(s, x) for s, x in excess if (x <= certain[s, 0.0]).all()]
+    assert len(below) > 50
+    assert (excess[below] >= 0.0).all(axis=None)
+    assert (excess < 0.0).any(axis=None)
