@@ -61,6 +61,13 @@ def _is_truth_value(value: Any) -> bool:
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
+def check_truth(name: str, value: Any) -> bool:
+    """Return an argument that is True or False."""
+    if not _is_truth_value(value):
+        raise TypeError(message(name, "True or False", value))
+    return bool(value)
+
+
 def parse_number(name: str, text: str, interval: Interval = REAL) -> float:
     """Read a number typed by a person; a value that float64 would round to zero is refused."""
     accepted = f"a finite number in {interval}"

@@ -758,3 +758,43 @@ def test_divergences_stay_finite_between_policies_that_are_a_thousand_nats_apart
     # the policies are (½, ½) and (1, 0), their mean is (¾, ¼)
     expected = 0.5 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2.0)) + 0.5 * math.log(4 / 3)
     assert history.metrics["js_target"][0] == pytest.approx(expected, rel=ROUNDING)
+
+
+class TestKeptPolicies:
+    SETTINGS = {"steps": 7, "record_every": 3, "batch_size": 16, "seed": 3}  # noqa: RUF012 - never changed
+
+    def test_they_are_those_at_the_recorded_steps(self):
+        problem = Problem.from_temperature(5, 2.0, 1)
+        history = train(problem, objective("dpo"), keep_policies=True, **self.SETTINGS)
+        assert history.policies.log_probs.shape == (4, 5)
+        np.testing.assert_array_equal(history.policies.log_probs[-1], history.policy.log_probs)
+        for number, steps in ((1, 3), (2, 6)):
+            shorter = train(problem, objective("dpo"), **{**self.SETTINGS, "steps": steps})
+            np.testing.assert_array_equal(history.policies.log_probs[number], shorter.policy.log_probs)
+
+    def test_each_run_of_a_batch_has_its_own_whatever_the_order(self):
+        problem = Problem.from_temperature(5, 2.0, 1)
+        names = ("simpo", "dpo", "kto", "simpo")
+        batch = train_many([(problem, objective(name)) for name in names], keep_policies=True, **self.SETTINGS)
+        for history in batch:
+            np.testing.assert_array_equal(history.policies.log_probs[-1], history.policy.log_probs)
+            np.testing.assert_allclose(
+                np.array([js(problem.target, policy) for policy in history.policies.probs]),
+                history.metrics["js_target"],
+                atol=1e-15,
+            )
+
+    def test_with_prompts_there_is_one_row_for_each(self):
+        problem = Problem.from_temperature(5, 2.0, 1, num_prompts=2)
+        history = train(problem, objective("dpo"), keep_policies=True, **self.SETTINGS)
+        assert history.policies.log_probs.shape == (4, 2, 5)
+
+    def test_a_run_that_diverged_keeps_those_before(self):
+        problem = Problem.from_temperature(5, 2.0, 1)
+        settings = {"optimiser": "sgd", "learning_rate": 1e300, "clip": None, "dtype": "float64", "record_every": 1}
+        history = train(problem, objective("exponential"), keep_policies=True, steps=4, **settings)
+        assert history.policy is None
+        assert len(history.policies.log_probs) == len(history.steps) < 5
+
+    def test_they_are_not_kept_unless_asked_for(self):
+        assert train(Problem.from_temperature(5, 2.0, 1), objective("dpo"), **self.SETTINGS).policies is None

@@ -229,6 +229,17 @@ def test_a_trace_that_memory_cannot_hold_is_refused_with_the_number():
         train_many([(problem(), objective("dpo"))] * 2000, steps=10**9, record_every=1)
 
 
+def test_policies_that_memory_cannot_hold_are_refused_with_the_number():
+    with pytest.raises(ValueError, match=r"^memory of the batch must be below .*GiB; got .*about \d+\.\d GiB"):
+        train(problem(1000), objective("dpo"), steps=10**8, record_every=1, keep_policies=True)
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes", None, 1.0, (True,)])
+def test_to_keep_policies_is_true_or_false(value):
+    with refusal("keep_policies"):
+        run(keep_policies=value)
+
+
 def test_many_classes_are_trained_when_no_table_is_needed():
     history = train(problem(20_000), objective("dpo"), steps=2, batch_size=8, metrics=("js_target",))
     assert history.status == "completed"

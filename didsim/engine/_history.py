@@ -26,6 +26,7 @@ class History:
         steps: the recorded steps, int64 [N].
         metrics: one array [N] per recorded quantity, in nats where it has a unit.
         policy: the final policy, [K], or [X, K] with prompts; None if the run diverged.
+        policies: the policies of the recorded steps, [N, K] or [N, X, K]; None unless they were asked for.
         status: "completed", or "diverged at step k".
         prior: the final prior ζ that was learned beside the policy, [K], or None if none was.
     """
@@ -37,6 +38,7 @@ class History:
     policy: Policy | None
     status: str
     prior: Policy | None = None
+    policies: Policy | None = None
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -47,8 +49,9 @@ class History:
 class Recorder:
     """Collects the metrics of all runs of a plan at chosen steps."""
 
-    def __init__(self, plan: Plan, parameters: Tensor) -> None:
+    def __init__(self, plan: Plan, parameters: Tensor, keep_policies: bool = False) -> None:
         self._plan = plan
+        self._kept: list[FloatArray] | None = [] if keep_policies else None
         self._steps: list[int] = []
         self._values: list[list[FloatArray]] = []
         self.record(0, parameters)
@@ -61,6 +64,8 @@ class Recorder:
         policies = self._plan.policies
         self._state = State(policies.policies(held[:, : policies.num_parameters]), held)
         self._steps.append(step)
+        if self._kept is not None:
+            self._kept.append(self._state.policy.log_probs)
         self._values.append([METRICS[name](self._plan.truth, self._state) for name in self._plan.metrics])
 
     def histories(self, losses: list[BoundObjective], finite_steps: FloatArray) -> list[History]:
@@ -86,14 +91,19 @@ class Recorder:
             loss=loss,
             steps=steps,
             metrics={name: values[: len(steps), column].copy() for column, name in enumerate(self._plan.metrics)},
-            policy=self._policy(run) if completed else None,
+            policy=self._alone(run, self._state.policy.log_probs[run].copy()) if completed else None,
             status="completed" if completed else f"diverged at step {finite_steps + 1}",
             prior=self._prior(run) if completed and "prior" in loss.needs else None,
+            policies=self._trace(run, len(steps)),
         )
 
-    def _policy(self, run: int) -> Policy:
-        log_probs = self._state.policy.log_probs[run].copy()
-        return Policy(log_probs if self._plan.problems[run].prompts is not None else log_probs[0])
+    def _trace(self, run: int, count: int) -> Policy | None:
+        """Return the first policies of a run, where they are kept."""
+        return None if self._kept is None else self._alone(run, np.stack([one[run] for one in self._kept[:count]]))
+
+    def _alone(self, run: int, log_probs: FloatArray) -> Policy:
+        """Return policies [..., X, K] of a run in the shape of its problem."""
+        return Policy(log_probs if self._plan.problems[run].prompts is not None else log_probs[..., 0, :])
 
     def _prior(self, run: int) -> Policy:
         space, size = self._plan.policies.space, self._plan.policies.num_parameters

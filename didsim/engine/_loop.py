@@ -72,7 +72,7 @@ def train_many(jobs: Sequence[Job], *, progress: Callable[[int], None] | None = 
 def _run(
     plan: Plan, settings: Settings, losses: list[BoundObjective], progress: Callable[[int], None] | None
 ) -> list[History]:
-    recorder = Recorder(plan, plan.initial)
+    recorder = Recorder(plan, plan.initial, settings.keep_policies)
     parameters = plan.initial.to(as_dtype(settings.dtype), copy=True)
     optimiser = OPTIMISERS[settings.optimiser](parameters)
     weights = _weights_by_step(plan, settings)

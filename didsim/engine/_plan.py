@@ -201,7 +201,8 @@ def _check_memory(jobs: Sequence[Job], settings: Settings, pairs: int) -> None:
         numbers += problem.features.size
     needed = 8 * num_runs * (6 * pairs + 12 * numbers)
     needed += 8 * 8 * problem.num_classes * problem.space.max_length  # the decisions of each response, and their making
-    needed += 8 * num_runs * len(METRICS) * (settings.steps // settings.record_every + 2)
+    kept = problem.num_prompts * problem.num_classes if settings.keep_policies else 0
+    needed += 8 * num_runs * (len(METRICS) + kept) * (settings.steps // settings.record_every + 2)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     if needed > available:
         got = f"about {needed / 2**30:.1f} GiB for {num_runs} runs of {problem.num_classes} classes"

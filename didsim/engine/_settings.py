@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from didsim._checks import NON_NEGATIVE, POSITIVE, check_choice, check_integer, check_number, message
+from didsim._checks import NON_NEGATIVE, POSITIVE, check_choice, check_integer, check_number, check_truth, message
 from didsim.engine._draws import MODES
 from didsim.engine._metrics import METRICS
 from didsim.engine._optimisers import OPTIMISERS, SCHEDULES
@@ -37,6 +37,7 @@ class Settings:
         record_every: steps between two records; the first and the last state are always recorded.
         metrics: the names of the recorded quantities, from `METRICS`; by default all, but for those that sum over
             K² pairs where K is large.
+        keep_policies: keep the policies of the recorded steps in the history too.
         dtype: "float32" or "float64"; metrics are always computed in float64.
         path: "table" sums over the K × K table of pairs, "gather" over the drawn pairs; both give the same
             numbers, and "auto" takes the faster. In the mode "population", "sums" needs no table, but a loss that is a
@@ -58,6 +59,7 @@ class Settings:
     initial_policy: Policy | None = None
     record_every: int = 50
     metrics: tuple[str, ...] | None = None
+    keep_policies: bool = False
     dtype: str = "float32"
     path: str = "auto"
     trust_region: float | None = None
@@ -78,6 +80,7 @@ class Settings:
             "schedule": check_choice("schedule", self.schedule, SCHEDULES),
             "optimiser": check_choice("optimiser", self.optimiser, OPTIMISERS),
             "mode": check_choice("mode", self.mode, MODES),
+            "keep_policies": check_truth("keep_policies", self.keep_policies),
             "dtype": check_choice("dtype", self.dtype, DTYPES),
             "path": self._checked_path(),
             "metrics": None if self.metrics is None else _check_metrics(self.metrics),
