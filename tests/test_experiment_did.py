@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from didsim import dpo_optimum, objective, train
 from didsim.experiment import load_experiment, seeds
 
 SEEDS = seeds(4)
@@ -64,3 +65,46 @@ def test_small_updates_have_informations_of_high_entropy_in_every_direction():
     assert len(below) > 50
     assert (excess[below] >= 0.0).all(axis=None)
     assert (excess < 0.0).any(axis=None)
+
+
+# --- fig5_8_9 ---------------------------------------------------------------------------------------------
+
+LIKELIHOODS = load_experiment("fig5_8_9")
+
+
+@pytest.mark.parametrize("power", LIKELIHOODS.spec.axes["power"])
+def test_wherever_pairs_come_from_dpo_ends_at_the_target(power):
+    world = LIKELIHOODS.module._world(6, power, 42)
+    np.testing.assert_allclose(dpo_optimum(world, 1.0).log_probs, world.target.log_probs, atol=1e-12)
+
+
+def test_in_the_second_world_rejected_responses_are_the_ideal_ones():
+    world = LIKELIHOODS.module._world(6, 0.0, 42)
+    assert (world.chosen.probs == world.reference.probs).all()
+    odds = 2.0 * world.reference.log_probs - world.target.log_probs
+    np.testing.assert_allclose(world.rejected.log_probs, odds - np.log(np.exp(odds).sum()), atol=1e-12)
+
+
+def test_the_dpo_loss_starts_at_log_2_and_is_that_of_a_loop_over_all_pairs():
+    world = LIKELIHOODS.module._world(4, 1.0, 42)
+    history = train(world, objective("slic"), steps=50, record_every=50, batch_size=8, keep_policies=True)
+    start, end = LIKELIHOODS.module._dpo_loss(history)
+    ratio = history.policy.log_probs - world.reference.log_probs
+    expected = sum(
+        world.chosen.probs[i] * world.rejected.probs[j] * np.log1p(np.exp(ratio[j] - ratio[i]))
+        for i in range(4)
+        for j in range(4)
+    )
+    assert start == pytest.approx(np.log(2.0), abs=1e-12)
+    assert end == pytest.approx(expected, abs=1e-12)
+
+
+def test_dpo_pg_lowers_rejected_responses_only_where_its_gradients_are_exact_and_its_steps_plain():
+    """What the caption says of the third world: the paper's lemma is about the gradient, not about RMSprop's steps."""
+    world = LIKELIHOODS.module._world(32, -1.0, 42)
+    exact = {"mode": "population", "optimiser": "sgd", "clip": None, "learning_rate": 0.5}
+    plain, sampled = (
+        train(world, objective("dpo_pg"), steps=1000, record_every=1000, metrics=("log_pi_rejected",), **settings)
+        for settings in (exact, {})
+    )
+    assert np.diff(plain.metrics["log_pi_rejected"]) < 0.0 < np.diff(sampled.metrics["log_pi_rejected"])
