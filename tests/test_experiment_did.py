@@ -108,3 +108,42 @@ def test_dpo_pg_lowers_rejected_responses_only_where_its_gradients_are_exact_and
         for settings in (exact, {})
     )
     assert np.diff(plain.metrics["log_pi_rejected"]) < 0.0 < np.diff(sampled.metrics["log_pi_rejected"])
+
+
+# --- fig2_10_11 -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[1 / 3, 3.0])
+def displaced(request):
+    return cell("fig2_10_11", tau=request.param, num_classes=6, steps=2000, record_every=2000)
+
+
+def moves(rows, quantity):
+    return values(rows[rows["series"] == "all s"], quantity, "x")
+
+
+def test_one_step_of_the_engine_is_the_closed_form(displaced):
+    rate, predicted = moves(displaced, "rate"), moves(displaced, "rate_predicted")
+    np.testing.assert_allclose(rate, predicted, atol=1e-4)  # a step of 1e-4 has an error of its own size
+    assert np.ptp(predicted.to_numpy()) > 0.05
+
+
+def test_the_sign_of_the_first_move_is_that_of_s_whatever_the_entropy(displaced):
+    predicted = moves(displaced, "rate_predicted")
+    powers = predicted.columns.to_numpy()
+    assert (np.sign(predicted.to_numpy().round(12)) == np.sign(powers)).all()
+
+
+def test_from_the_target_all_of_its_divergence_is_gained_and_from_the_reference_all_is_lost(displaced):
+    end, tau = moves(displaced, "end"), displaced["tau"].iloc[0]
+    for seed in SEEDS:
+        log_ref = np.random.default_rng(seed).standard_normal(6)
+        reference, target = (np.exp(logits) / np.exp(logits).sum() for logits in (log_ref, log_ref / tau))
+        assert end.loc[seed, 1.0] == pytest.approx(target @ np.log(target / reference), abs=1e-12)
+        assert end.loc[seed, 0.0] == pytest.approx(reference @ np.log(target / reference), abs=1e-12)
+
+
+def test_training_in_the_did_construction_only_lowers_chosen_responses(displaced):
+    curves = displaced[(displaced["series"] == "s = 0") & (displaced["quantity"] == "log_pi_chosen")]
+    assert (curves[curves["x"] > 0]["value"] < 0.0).all()
+    assert (curves[curves["x"] == 0]["value"] == 0.0).all()
