@@ -22,9 +22,9 @@ SPEC = Spec(
         "more: both fall at s = 0, where nothing could raise them, and at s = −1, and both rise at s = 1. Right: what "
         "decides is s. The first move is (1/2) ⟨w − π_ref, w − l⟩ per unit of step (lines; dots: one step of exact "
         "gradient descent), which changes its sign at s = 0, and the whole move up to π* is KL(w‖π_ref) − KL(w‖π*), "
-        "which does so near s = 1/2, for low and high entropy alike; between the two, likelihoods first rise and then "
-        "fall. Means over seeds, bands 95% bootstrap intervals of the mean; 32 classes; the low-entropy runs have not "
-        "arrived after 4000 steps. The paper's figures are of language models."
+        "which does so near s = 1/2, for low and high entropy alike; between the two, likelihoods rise at first and "
+        "end below their start. Means over seeds, bands 95% bootstrap intervals of the mean; 32 classes; the "
+        "low-entropy runs have not arrived after 4000 steps. The paper's figures are of language models."
     ),
     alt=(
         "Curves of log-likelihoods against training steps for four values of s, which fan out in the same order for "

@@ -147,3 +147,49 @@ def test_training_in_the_did_construction_only_lowers_chosen_responses(displaced
     curves = displaced[(displaced["series"] == "s = 0") & (displaced["quantity"] == "log_pi_chosen")]
     assert (curves[curves["x"] > 0]["value"] < 0.0).all()
     assert (curves[curves["x"] == 0]["value"] == 0.0).all()
+
+
+# --- table1_2 ---------------------------------------------------------------------------------------------
+
+TABLES = load_experiment("table1_2")
+
+
+@pytest.fixture(scope="module")
+def estimated():
+    return cell("table1_2", num_classes=5, num_prompts=2, steps=600, beta=(0.2, 0.1))
+
+
+def test_the_exact_entropy_of_table_1_is_that_of_the_odds_to_a_power(estimated):
+    exact = values(estimated[estimated["panel"] == "Table 1"].query("series != 'reference'"), "exact", "x")
+    for seed in SEEDS:
+        _, update = np.random.default_rng(seed).standard_normal((2, 2, 5))
+        for beta in (0.2, 0.1):
+            policy = np.exp(0.1 * update / beta) / np.exp(0.1 * update / beta).sum(axis=1, keepdims=True)
+            assert exact.loc[seed, beta] == pytest.approx(-(policy * np.log(policy)).sum() / 2, abs=1e-9)
+
+
+def test_all_probes_of_table_2_are_held_against_one_truth(estimated):
+    truths = values(estimated[estimated["panel"] == "Table 2"], "exact", ["x", "series"])
+    assert len(truths.columns) == 9
+    assert (truths.T.groupby("x").nunique() == 1).all(axis=None)
+    assert (truths < np.log(5.0) + 1e-12).all(axis=None)
+
+
+def test_errors_are_estimates_less_exact_values(estimated):
+    of = {name: values(estimated.query("series != 'reference'"), name, ["panel", "series", "x"]) for name in COMPARED}
+    np.testing.assert_allclose(of["estimate"] - of["exact"], of["error"], atol=1e-15)
+
+
+COMPARED = ("exact", "estimate", "error")
+
+
+def test_a_long_probe_is_nearer_the_truth_than_a_greedy_one(estimated):
+    errors = values(estimated[estimated["panel"] == "Table 2"], "error", ["series", "x"]).abs().mean()
+    assert (errors["long"] < 0.05).all()
+    assert (errors["greedy"] > 3.0 * errors["long"]).all()
+
+
+def test_the_spread_is_the_mean_distance_from_the_bias(estimated):
+    points = TABLES.module.summarise(estimated).set_index(["panel", "series", "quantity", "x"])["mean"]
+    errors = values(estimated[estimated["panel"] == "Table 2"], "error", ["series", "x"])["greedy", 0.2]
+    assert points["Table 2", "greedy", "spread", 0.2] == pytest.approx(np.mean(np.abs(errors - errors.mean())))
