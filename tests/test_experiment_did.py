@@ -193,3 +193,40 @@ def test_the_spread_is_the_mean_distance_from_the_bias(estimated):
     points = TABLES.module.summarise(estimated).set_index(["panel", "series", "quantity", "x"])["mean"]
     errors = values(estimated[estimated["panel"] == "Table 2"], "error", ["series", "x"])["greedy", 0.2]
     assert points["Table 2", "greedy", "spread", 0.2] == pytest.approx(np.mean(np.abs(errors - errors.mean())))
+
+
+# --- fig13 ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[0.5, 3.0])
+def probed(request):
+    """The rows of a probe of few responses, and τ."""
+    return cell("fig13", tau=request.param, num_classes=4, steps=1024, learning_rate=(0.01, 0.1)), request.param
+
+
+def test_an_untrained_probe_is_accurate_for_reinforcing_updates_and_never_for_smoothing_ones(probed):
+    rows, tau = probed
+    assert (values(rows, "beta_accuracy", ["rate", "step"]).xs(0, axis=1, level="step") == float(tau < 1.0)).all(
+        axis=None
+    )
+
+
+def test_an_untrained_probe_errs_by_the_difference_of_entropies(probed):
+    rows, tau = probed
+    error = values(rows, "error", ["rate", "step"])[0.01, 0]
+    for seed in SEEDS:
+        theta = np.random.default_rng(seed).standard_normal(4)
+        start, truth = (np.exp(s * theta) / np.exp(s * theta).sum() for s in (1.0, 1.0 / tau - 1.0))
+        expected = abs(truth @ np.log(truth) - start @ np.log(start))
+        assert error[seed] == pytest.approx(expected, abs=1e-12)
+
+
+def test_at_half_the_temperature_the_probe_is_right_before_training(probed):
+    rows, tau = probed
+    start = values(rows, "error", ["rate", "step"])[0.01, 0]
+    assert (start.max() < 1e-12) == (tau == 0.5)
+
+
+def test_a_larger_rate_fluctuates_more(probed):
+    last = values(probed[0], "fluctuation", ["rate", "step"]).xs(1024, axis=1, level="step").mean()
+    assert last[0.1] > 3.0 * last[0.01]
