@@ -230,3 +230,30 @@ def test_at_half_the_temperature_the_probe_is_right_before_training(probed):
 def test_a_larger_rate_fluctuates_more(probed):
     last = values(probed[0], "fluctuation", ["rate", "step"]).xs(1024, axis=1, level="step").mean()
     assert last[0.1] > 3.0 * last[0.01]
+
+
+# --- fig6 -------------------------------------------------------------------------------------------------
+
+
+def rewarded(correlation):
+    return cell("fig6", correlation=correlation, num_classes=5, steps=20, points=5, beta=(0.5, 2.0))
+
+
+def test_gains_are_those_of_the_tilted_reference_and_of_the_tilted_uniform_policy():
+    gain = values(rewarded(0.7), "gain", ["objective", "x"])
+    for seed in SEEDS:
+        reward, other = np.random.default_rng(seed).standard_normal((2, 5))
+        log_ref = 0.7 * reward + np.sqrt(0.51) * other
+        policies = [np.exp(s) / np.exp(s).sum() for s in (log_ref, log_ref + reward / 2.0, reward / 2.0)]
+        start, ratio, alone = (policy @ reward for policy in policies)
+        assert gain.loc[seed, ("dpo", 2.0)] == pytest.approx(ratio - start, abs=1e-12)
+        assert gain.loc[seed, ("log_pi", 2.0)] == pytest.approx(alone - start, abs=1e-12)
+
+
+@pytest.mark.parametrize("correlation", [-0.7, 0.0, 0.7])
+def test_no_policy_has_more_regularised_reward_than_that_of_the_log_ratio(correlation):
+    rows = rewarded(correlation)
+    gain, divergence = (values(rows, quantity, ["objective", "x"]) for quantity in ("gain", "kl"))
+    for beta in gain["dpo"]:
+        best = gain["dpo", beta] - beta * divergence["dpo", beta]
+        assert (gain["log_pi", beta] - beta * divergence["log_pi", beta] < best).all()
