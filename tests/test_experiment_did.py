@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from didsim import dpo_optimum, objective, train
+from didsim import Problem, dpo_optimum, objective, train
 from didsim.experiment import load_experiment, seeds
+from didsim.objectives import IMPLEMENTATIONS
 
 SEEDS = seeds(4)
 
@@ -257,3 +258,51 @@ def test_no_policy_has_more_regularised_reward_than_that_of_the_log_ratio(correl
     for beta in gain["dpo"]:
         best = gain["dpo", beta] - beta * divergence["dpo", beta]
         assert (gain["log_pi", beta] - beta * divergence["log_pi", beta] < best).all()
+
+
+# --- simplex ----------------------------------------------------------------------------------------------
+
+SIMPLEX = load_experiment("simplex")
+
+
+@pytest.fixture(scope="module")
+def field():
+    rows = SIMPLEX.module.run_cell(
+        {**SIMPLEX.spec.cells()[0], "part": "field", "seed": (42,), "objective": ("dpo", "simpo")}
+    )
+    return rows.set_index(["panel", "series", "quantity", "x"])["value"]
+
+
+def test_every_objective_that_comes_with_didsim_has_a_triangle():
+    assert SIMPLEX.spec.batch["objective"] == tuple(IMPLEMENTATIONS)
+    assert len(IMPLEMENTATIONS) <= SIMPLEX.spec.panels[0] * SIMPLEX.spec.panels[1]
+
+
+def test_arrows_of_dpo_are_the_closed_form_of_its_gradient(field):
+    """Logits move by v_i = Σ_j (w_i l_j σ(h_j − h_i) − w_j l_i σ(h_i − h_j)), and π_i by π_i (v_i − π·v)."""
+    world = Problem.from_policies(SIMPLEX.module._REFERENCE, SIMPLEX.module._TARGET)
+    w, l = world.chosen.probs, world.rejected.probs  # noqa: E741
+    for x in range(15):
+        first, second = (field["dpo", "field", name, x] for name in ("p1", "p2"))
+        policy = np.array([first, second, 1.0 - first - second])
+        ratio = np.log(policy) - world.reference.log_probs
+        pull = np.outer(w, l) / (1.0 + np.exp(ratio[:, None] - ratio))
+        velocity = pull.sum(axis=1) - pull.sum(axis=0)
+        flow = policy * (velocity - policy @ velocity)
+        arrow = np.array([field["dpo", "field", name, x] for name in ("d1", "d2")])
+        cross = flow[0] * arrow[1] - flow[1] * arrow[0]
+        assert flow[:2] @ arrow > 0.0
+        assert abs(cross) < 1e-3 * np.linalg.norm(flow[:2]) * np.linalg.norm(arrow)
+
+
+def test_the_ring_of_dpo_is_at_the_target_and_that_of_simpo_is_not(field):
+    rings = {name: [field[name, "end", quantity, 0] for quantity in ("p1", "p2")] for name in ("dpo", "simpo")}
+    np.testing.assert_allclose(rings["dpo"], SIMPLEX.module._TARGET[:2], atol=1e-9)
+    assert np.abs(np.array(rings["simpo"]) - SIMPLEX.module._TARGET[:2]).max() > 0.01
+
+
+def test_dpo_arrives_from_everywhere():
+    for part in ("from π_ref", "from 2", "from 3"):
+        plan = {**SIMPLEX.spec.cells()[0], "part": part, "seed": SEEDS, "objective": ("dpo",)}
+        rows = SIMPLEX.module.run_cell(plan)
+        assert rows[rows["quantity"] == "js_target"]["value"].max() < 5e-3  # from 0.05 and more
