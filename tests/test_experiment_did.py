@@ -306,3 +306,28 @@ def test_dpo_arrives_from_everywhere():
         plan = {**SIMPLEX.spec.cells()[0], "part": part, "seed": SEEDS, "objective": ("dpo",)}
         rows = SIMPLEX.module.run_cell(plan)
         assert rows[rows["quantity"] == "js_target"]["value"].max() < 5e-3  # from 0.05 and more
+
+
+# --- heatmap_8x8 ------------------------------------------------------------------------------------------
+
+
+def test_no_policy_attains_more_than_the_target_of_reinforcement_learning():
+    """max_π E R − β KL(π‖π_ref) = β log Σ π_ref e^{R/β}."""
+    rows = cell("heatmap_8x8", pairs=500, size=4, steps=200)
+    value = values(rows, "objective", "series")
+    tables = values(rows, "probability", ["series", "x"]).loc[42]
+    reward = values(rows, "reward", ["series", "x"]).loc[42, "reward"].to_numpy().reshape(4, 4)
+    reference = tables["reference"].to_numpy().reshape(4, 4)
+    largest = 0.5 * np.log((reference * np.exp(reward / 0.5)).sum(axis=1)).mean()
+    np.testing.assert_allclose(value["target"], largest, atol=1e-12)
+    assert (value["trained"] < largest).all()
+    assert (value["trained"] > value["reference"]).all()
+
+
+def test_dpo_from_fresh_pairs_is_reinforcement_learning():
+    rows = cell("heatmap_8x8", pairs="population", size=4, steps=2000)
+    assert (
+        values(rows, "js_target", "series")["trained"].max()
+        < 1e-3
+        < values(rows, "js_target", "series")["reference"].min()
+    )
