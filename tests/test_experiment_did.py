@@ -331,3 +331,33 @@ def test_dpo_from_fresh_pairs_is_reinforcement_learning():
         < 1e-3
         < values(rows, "js_target", "series")["reference"].min()
     )
+
+
+# --- precision --------------------------------------------------------------------------------------------
+
+
+def test_rounding_errors_are_of_the_size_of_the_format_times_the_depth():
+    errors = values(cell("precision", part="rounding"), "error", ["series", "x"]).mean()
+    for name, digits in (("float64", 53), ("float32", 24), ("bfloat16", 8)):
+        for depth in (4.0, 64.0):
+            assert 0.02 < errors[name, depth] / (depth * 2.0**-digits) < 50.0
+    assert (errors["bf16, summed in float32"] < errors["bfloat16"]).all()
+
+
+def test_training_in_float64_ends_at_the_odds():
+    """The steps suffice: what is left in the figure is the precision."""
+    module, size = load_experiment("precision").module, 6
+    odds = np.random.default_rng(0).standard_normal((2, size))
+    labels = 1.0 / (1.0 + np.exp(odds[:, None, :] - odds[:, :, None]))
+    log_ref = np.log(np.full(size, 1.0 / size))
+    found = module._train(log_ref, labels, module._DTYPES["float64"], {"steps": 600, "learning_rate": 5.0})
+    np.testing.assert_allclose(
+        found - found.mean(axis=1, keepdims=True), odds - odds.mean(axis=1, keepdims=True), atol=1e-6
+    )
+
+
+def test_deep_responses_of_bfloat16_hardly_move():
+    errors = values(cell("precision", part="training", steps=200), "error", ["series", "x"]).mean()
+    depths = errors["bfloat16"].index
+    assert errors["bfloat16"][depths > 100.0].mean() > 3.0 * errors["bfloat16"][depths < 10.0].mean()
+    assert (errors["float32"] < 1e-4).all()
