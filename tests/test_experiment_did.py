@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from didsim import Problem, dpo_optimum, objective, train
+from didsim import Policy, Problem, dpo_optimum, fisher_information, objective, train
 from didsim.experiment import load_experiment, seeds
 from didsim.objectives import IMPLEMENTATIONS
 
@@ -361,3 +361,41 @@ def test_deep_responses_of_bfloat16_hardly_move():
     depths = errors["bfloat16"].index
     assert errors["bfloat16"][depths > 100.0].mean() > 3.0 * errors["bfloat16"][depths < 10.0].mean()
     assert (errors["float32"] < 1e-4).all()
+
+
+# --- hyperparameter_phase ---------------------------------------------------------------------------------
+
+
+def test_dpo_is_stable_on_one_side_of_the_line_and_not_on_the_other():
+    module = load_experiment("hyperparameter_phase").module
+    for beta in (0.3, 3.0):
+        world = Problem.from_policies([0.5, 0.3, 0.2], [0.2, 0.3, 0.5], beta)
+        rates = dict(module._rates(world, beta, 1000))
+        near = Policy.from_logits(world.target.log_probs + np.array([1e-3, -1e-3, 0.0]))
+        ends = {}
+        for factor in (0.9, 1.1):
+            settings = {"mode": "population", "optimiser": "sgd", "clip": None, "dtype": "float64", "metrics": ()}
+            settings |= {"learning_rate": factor * rates["stable_rate"], "steps": 200, "initial_policy": near}
+            end = train(world, objective("dpo", beta=beta), **settings)
+            ends[factor] = np.abs(end.policy.log_probs - world.target.log_probs).max()
+        assert ends[0.9] < 1e-5 < 1e-3 < ends[1.1]
+
+
+def test_the_slowest_error_falls_by_a_thousand_at_the_rate_of_arrival():
+    module = load_experiment("hyperparameter_phase").module
+    world = Problem.from_policies([0.5, 0.3, 0.2], [0.2, 0.3, 0.5], 2.0)
+    rate = dict(module._rates(world, 2.0, 1000))["arrival_rate"]
+    _, vectors = np.linalg.eigh(fisher_information(world))
+    near = Policy.from_logits(world.target.log_probs + 1e-4 * vectors[:, 1])
+    settings = {"mode": "population", "optimiser": "sgd", "clip": None, "dtype": "float64", "metrics": ()}
+    end = train(
+        world, objective("dpo", beta=2.0), steps=1000, learning_rate=rate, initial_policy=near, **settings
+    ).policy.log_probs
+    start, left = (np.ptp(policy - world.target.log_probs) for policy in (near.log_probs, end))
+    assert left / start == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "overflows"), [("dpo", False), ("exponential", True)])
+def test_only_a_slope_without_bound_overflows(name, overflows):
+    rows = cell("hyperparameter_phase", part=name, num_classes=3, steps=100, points=4)
+    assert (values(rows, "failed", ["beta", "x"]).to_numpy().max() == 1.0) == overflows
