@@ -14,36 +14,40 @@ SPEC = Spec(
     title="A transformer trained with each objective ends at the policy that the solver finds",
     source="ours",
     caption=(
-        "Jensen–Shannon divergence (nats, the larger of two prompts) between the stationary policy that the solver "
-        "finds and the policy of a transformer (two layers, width 64, 40 responses of at most 3 tokens), enumerated: "
-        "before training, where it is π_ref, and after 1200 steps of Adam through didsim.llm's trainer on all pairs, "
-        "weighted by their exact probabilities (τ = 2, each objective at its defaults). Means over two transformers, "
-        "bands 95% bootstrap intervals of the mean. Dotted: 1e-5. Those that end to the right of it were not yet "
-        "there, or lie in another minimum: near their kinks hinge and RePO are nearly flat, so that exact tabular "
-        "training is slow too; DiscoPOP has several local minima; χPO's reward e^h + h saturates early; TIS-DPO, WPO, "
-        "TDPO1 and SparsePO have the farthest to go. Left out, since they take long: ε-DPO, LD-DPO, α-DPO, β-DPO, "
-        "RMiPO, AOT in both forms, DPO-PG."
+        "Jensen–Shannon divergence (nats, the larger of two prompts) between the stationary policy that the "
+        "solver finds and the policy of a transformer (two layers, width 64, 40 responses of at most 3 "
+        "tokens), enumerated: before training, where it is π_ref, and after 1200 steps of Adam, at a rate "
+        "that falls from 0.002 to 0, through didsim.llm's trainer on all pairs, weighted by their exact "
+        "probabilities (τ = 2, each objective at its defaults; one transformer, no band). TDPO1 and SparsePO "
+        "have 2400 steps, LD-DPO and TIS-DPO 3000, since they have the farthest to go; χPO has a quarter of "
+        "the rate, since a margin beyond its ±2R has no gradient that would lead back. Dotted: 1e-5. To the "
+        "right of it: hinge and RePO, nearly flat near their kinks; DiscoPOP, which has several stationary "
+        "policies and ends at another one (cross); ε-DPO, which is not there yet. Left out: β-DPO and AOT in "
+        "both forms, for which the solver finds none (figure stationary)."
     ),
     alt="A row for each objective with two dots on a logarithmic axis: for most of them the second is below 1e-5.",
-    axes={
-        "objective": tuple(
-            name
-            for name in IMPLEMENTATIONS
-            if name not in {"epsilon_dpo", "ld_dpo", "alpha_dpo", "beta_dpo", "rmipo", "aot", "aot_unpaired", "dpo_pg"}
-        )
-    },
-    batch={"seed": seeds(2)},
-    constants={"vocabulary": 3, "max_length": 3, "num_prompts": 2, "tau": 2.0, "steps": 1200, "learning_rate": 5e-3},
+    axes={"objective": tuple(name for name in IMPLEMENTATIONS if name not in {"beta_dpo", "aot", "aot_unpaired"})},
+    batch={"seed": seeds(1)},
+    constants={"vocabulary": 3, "max_length": 3, "num_prompts": 2, "tau": 2.0, "steps": 1200, "learning_rate": 2e-3},
     quick={"objective": ("dpo", "entropy_probe", "tdpo2"), "steps": 60},
     size=(5.2, 6.6),
     headline="js_solver",
     minutes=15.0,
 )
 
+_LONGER = {"ld_dpo": 2.5, "tis_dpo": 2.5, "tdpo1": 2.0, "sparse_po": 2.0}
+"""So many times the steps: their policies lie far from π_ref."""
+
+_GENTLER = {"chi_po": 0.25}
+"""So many times the learning rate: a margin beyond χPO's ±2R has no gradient that would lead back."""
+
 _ASIDE = frozenset({"marginal", "mean_kl"})
 """Needs that a language model meets with other numbers than a table: its own log π(y) without a prompt, and KTO's z."""
 
 _NEAR = 1e-5
+
+_LEAST = 1e-12
+"""Smaller distances are drawn here."""
 
 
 def run_cell(params):
@@ -73,15 +77,22 @@ def _world(seed, params):
 
 
 def _trained(seed, model, problem, solution, params):
-    """Train, and return the distances before and after; of the probe of entropies also what it is for."""
+    """Train, and return the distances before and after, and to the stationary policy that is found from the end.
+
+    Of the probe of entropies also what it is for.
+    """
     from didsim.llm import train_transformer
 
-    steps, rate = params["steps"], params["learning_rate"]
+    steps = round(params["steps"] * _LONGER.get(solution.loss.name, 1.0))
+    rate = params["learning_rate"] * _GENTLER.get(solution.loss.name, 1.0)
     policy = train_transformer(problem, model, solution.loss, steps=steps, learning_rate=rate)
     rows = [
         (seed, "js_solver", step, float(np.max(js(one, solution.policy))))
         for step, one in ((0, problem.reference), (steps, policy))
     ]
+    nearest = solve(problem, solution.loss, initial_policy=policy, starts=1)
+    if nearest.policy is not None and kind_of(nearest) == "converged":
+        rows.append((seed, "js_nearest", steps, float(np.max(js(policy, nearest.policy)))))
     if solution.loss.name == "entropy_probe":
         exact, probed = (float(np.mean(entropy(one))) for one in (problem.did, policy))
         rows += [(seed, "did_entropy", steps, exact), (seed, "probe_entropy", steps, probed)]
@@ -97,7 +108,7 @@ def summarise(df):
 
 
 def _panel(quantity):
-    if quantity == "js_solver":
+    if quantity.startswith("js_"):
         return "JS(solver‖transformer)"
     return "entropy" if quantity.endswith("entropy") else "share of seeds"
 
@@ -106,33 +117,52 @@ def draw(df, axes):
     """Draw a row of two dots for each objective, the one that ends nearest at the top."""
     axis = axes[0, 0]
     distances = df[df["quantity"] == "js_solver"]
-    ends = distances[distances["x"] == distances["x"].max()].set_index("series")["mean"]
+    ends = distances[distances["x"] > 0].set_index("series")["mean"]
     shares = df.pivot_table(index="series", columns="quantity", values="mean", aggfunc="last")[list(KINDS)]
     looks = {name: number for number, name in enumerate(IMPLEMENTATIONS)}
     order = sorted(shares.index, key=lambda name: (ends.get(name, np.inf), looks.get(name, len(looks))))
     heights = {name: float(row) for row, name in enumerate(order)}
     axis.axvline(_NEAR, color="0.6", linestyle=":", linewidth=1.0)
-    for (number, (step, rows)), look in zip(enumerate(distances.groupby("x")), _TIMES, strict=True):
-        heads = [heights[name] for name in rows["series"]]
-        words = f"after {step} steps" if number else "before training (π_ref)"
-        axis.plot(rows["mean"], heads, linestyle="", markersize=4.0, label=words, **look)
-        axis.hlines(heads, rows["lo"], rows["hi"], color=look["color"], linewidth=1.0)
-    for name, share in shares.iterrows():
-        if name not in ends:
-            place = {"transform": axis.get_yaxis_transform(), "va": "center", "color": "0.35"}
-            axis.text(0.02, heights[name], _why_none(share), **place)
+    for (trained, rows), look in zip(distances.groupby(distances["x"] > 0), _TIMES, strict=True):
+        words = "after training" if trained else "before training (π_ref)"
+        _draw_dots(axis, rows.set_index("series")["mean"], heights, label=words, **look)
+    nearest = df[df["quantity"] == "js_nearest"].set_index("series")["mean"]
+    elsewhere = nearest[(nearest < _NEAR) & (ends[nearest.index] > _NEAR)]
+    if len(elsewhere):
+        _draw_dots(axis, elsewhere, heights, label="to what is solved for from there", **_FROM_THERE)
+    _write_beside(axis, df, shares, ends, heights)
     axis.set_xscale("log")
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_yticks(range(len(order)), [objective_look(name)[2] for name in order])
     axis.set_ylim(len(order) - 0.4, -0.6)
     axis.set_xlabel("JS(solver‖transformer) [nats]")
-    axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+
+
+def _draw_dots(axis, distances, heights, **look):
+    heads = [heights[name] for name in distances.index]
+    axis.plot(distances.clip(_LEAST), heads, linestyle="", markersize=4.0, **look)
+
+
+def _write_beside(axis, df, shares, ends, heights):
+    """Say why a row has no dots, and what the probe of entropies found."""
+    for name, share in shares.iterrows():
+        if name not in ends:
+            place = {"transform": axis.get_yaxis_transform(), "va": "center", "color": "0.35"}
+            axis.text(0.02, heights[name], _why_none(share), **place)
+    probed = df[df["quantity"].isin(["did_entropy", "probe_entropy"])].set_index("quantity")["mean"]
+    if len(probed):
+        words = f"its H is {probed['probe_entropy']:.5f} nats, the DID's {probed['did_entropy']:.5f}"
+        place = {"textcoords": "offset points", "va": "center", "color": "0.35", "fontsize": "small"}
+        axis.annotate(words, (max(_LEAST, ends["entropy_probe"]), heights["entropy_probe"]), (-6, 0), ha="right", **place)
 
 
 _TIMES = (
     {"marker": "o", "markerfacecolor": "white", "color": OKABE_ITO[0]},
     {"marker": "o", "color": OKABE_ITO[5]},
 )
+
+_FROM_THERE = {"marker": "x", "color": OKABE_ITO[5]}
 
 
 def _why_none(share):

@@ -495,7 +495,7 @@ def marked() -> list:
     ]
 
 
-FEW_SEEDS = {"bridge": 2}
+FEW_SEEDS = {"bridge": 1}
 """Experiments of which each run is a check, and takes long."""
 
 
