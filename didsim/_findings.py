@@ -10,7 +10,7 @@ import pandas as pd
 from didsim._terminal import table
 from didsim.identification import identify
 from didsim.info import entropy, js, kl
-from didsim.optima import CLOSED_FORMS, MI_DPO_FORMS, NO_CLOSED_FORM, closed_form
+from didsim.optima import CLOSED_FORMS, MI_DPO_FORMS, NO_CLOSED_FORM, OF_MARGINS, as_if_independent, closed_form
 from didsim.preference import PreferenceDataset, Problem
 from didsim.spaces import Sequences
 from didsim.stationary import Solution
@@ -92,6 +92,8 @@ def known_form(solution: Solution) -> dict[str, Any] | None:
         form = MI_DPO_FORMS.get(loss.hyperparameters["prior"])
     if solution.problem.features is not None:
         form, why = None, "The policy is restricted to a log-linear class."
+    elif as_if_independent(solution.problem, loss.name) is None:
+        why = "Both responses are drawn together, by a law for which none is known."
     if form is None:
         return {"formula": None, "difference": None, "note": why}
     try:
@@ -100,8 +102,12 @@ def known_form(solution: Solution) -> dict[str, Any] | None:
         return {"formula": form.formula, "difference": None, "note": str(error)}
     if policy is None:
         return {"formula": None, "difference": None, "note": why}
+    note = JOINTLY if solution.problem.pairs is not None and loss.name not in OF_MARGINS else None
     difference = None if solution.policy is None else _difference(policy.log_probs, solution.policy.log_probs)
-    return {"formula": form.formula, "difference": difference, "note": None}
+    return {"formula": form.formula, "difference": difference, "note": note}
+
+
+JOINTLY = "Both responses are drawn together: w/l stands for e^v, where p*(i ≻ j) = σ(v_i − v_j)."
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -166,7 +172,8 @@ def text(solution: Solution, world: dict[str, Any], dataset: PreferenceDataset |
     """Return all that was found, for a person to read."""
     told = document(solution, dataset)
     data = "the population" if dataset is None else f"{len(dataset)} drawn pairs"
-    head = f"{solution.loss!r} on {world['space']}, τ = {world['tau']:g}, for {data}\n{solution.sentence}"
+    place = f"τ = {world['tau']:g}" if world["name"] == "did" else f"world {world['name']}"
+    head = f"{solution.loss!r} on {world['space']}, {place}, for {data}\n{solution.sentence}"
     blocks = [head, _certificate_table(told)]
     if solution.policy is not None:
         rows = [[DISTANCES[name], value] for name, value in told["distances"].items()]

@@ -146,7 +146,11 @@ def fisher_information(problem: Problem) -> FloatArray:
 
     I = p(x) Σ_{i<j} ν_ij p_ij p_ji (e_i − e_j)(e_i − e_j)ᵀ, where ν_ij = w_i l_j + w_j l_i is how often i and j are
     compared, and p_ij = w_i l_j/ν_ij = σ(v_i − v_j) with v = log w/l how often i then wins: the model holds, with
-    scores v, whatever w and l are. It is in 1/nats², [K, K]; with prompts the block of each, [X, K, K].
+    scores v, whatever w and l are. Where pairs are drawn jointly, P_ij stands for w_i l_j, and the model has to hold.
+    It is in 1/nats², [K, K]; with prompts the block of each, [X, K, K].
+
+    Raises:
+        ValueError: if pairs are drawn jointly, and p_ij are no σ of differences of scores.
 
     >>> fisher_information(Problem.from_policies([0.5, 0.5], [0.5, 0.5]))
     array([[ 0.125, -0.125],
@@ -212,7 +216,8 @@ def predicted_error(
     not (see `identify`), so that the plain mean of KL(π°‖π̂) is infinite. Pairs of a class with itself count in n.
 
     Args:
-        problem: where the pairs come from; chosen and rejected responses positive on every class.
+        problem: where the pairs come from; chosen and rejected responses positive on every class, and their
+            preferences σ of differences of scores if they are drawn jointly.
         num_pairs: n ≥ 1, over all prompts.
         beta: the β > 0 of the loss.
         prior: ζ of the scores β log π/ζ; π_ref by default.
@@ -238,12 +243,16 @@ def predicted_error(
 def bayes_accuracy(problem: Problem) -> float:
     """Return how often the better of two responses is the chosen one: no judge of fresh pairs is right more often.
 
-    Σ_x p(x) Σ_{i<j} ν_ij max(p_ij, p_ji), and half of the pairs of a class with itself; a probability from ½ to 1. The
-    better one has the larger log w/l, so it is the chance that log w/l of a chosen response exceeds that of a rejected.
+    Σ_x p(x) Σ_{i<j} ν_ij max(p_ij, p_ji), and half of the pairs of a class with itself; a probability from ½ to 1. If
+    the two are drawn independently, the better one has the larger log w/l, so that it is the chance that log w/l of a
+    chosen response exceeds that of a rejected one. Where preferences are cyclic, no reward judges so well.
 
     >>> round(bayes_accuracy(Problem.from_policies([0.5, 0.5], [0.75, 0.25])), 6)
     0.625
     """
+    if problem.pairs is not None:
+        table = problem.pair_probs()
+        return 0.5 * float(problem.prompt_weights @ np.maximum(table, table.swapaxes(-1, -2)).sum(axis=(-1, -2)))
     log_w, log_l = np.atleast_2d(problem.chosen.log_probs), np.atleast_2d(problem.rejected.log_probs)
     possible = np.maximum(log_w, log_l) > -np.inf
     order = np.argsort(np.subtract(log_w, log_l, out=np.zeros(possible.shape), where=possible), axis=-1)
@@ -255,8 +264,14 @@ def bayes_accuracy(problem: Problem) -> float:
 def _pair_information(problem: Problem) -> FloatArray:
     """Return p(x) ν_ij p_ij p_ji, [K, K] or [X, K, K]."""
     check_integer("prompts × responses²", problem.num_prompts * problem.num_classes**2, 1, MAX_NUMBERS)
-    ordered = problem.chosen.log_probs[..., :, None] + problem.rejected.log_probs[..., None, :]
-    # a b/(a + b) = 1/(1/a + 1/b) with a = w_i l_j and b = w_j l_i, and 0 where either is
+    if problem.independent is None:
+        got = "pairs that no scores explain, or that leave some open"
+        raise ValueError(message("the preferences", "σ(v_i − v_j) of scores v", got, "Look at problem.preferences."))
+    if problem.pairs is None:
+        ordered = problem.chosen.log_probs[..., :, None] + problem.rejected.log_probs[..., None, :]
+    else:
+        ordered = np.log(problem.pairs, out=np.full(problem.pairs.shape, -np.inf), where=problem.pairs > 0.0)
+    # a b/(a + b) = 1/(1/a + 1/b) with a = P_ij and b = P_ji, and 0 where either is
     weights = np.exp(-np.logaddexp(-ordered, -ordered.swapaxes(-1, -2)))
     return weights if problem.prompts is None else weights * problem.prompts[:, None, None]
 

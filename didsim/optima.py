@@ -15,12 +15,20 @@ Two extensions. A gradient that is stopped in a part of the scores only replaces
 scores of whole sequences that depend on more than log π_i serve as well if policies and scores (up to c) correspond one
 to one, smoothly: the Jacobian then reaches every change of the scores, so that G = 0 again.
 
+Pairs that are drawn jointly, P_ij in place of w_i l_j. The lemma does not look at the law of pairs. If the preferences
+are those of scores, P_ij/P_ji = e^{v_i − v_j} for all that are compared, and comparisons lead from each response to
+every other, then s = v + c is the solution for the logistic link here too, the only one: on each pair by itself
+P_ij σ(−m) = P_ji σ(m). So is it for the exponential one, P_ij e^{−m} = P_ji e^{m} with m = (v_i − v_j)/2. How often
+pairs are compared drops out, and every formula of v = log(w/l) holds with these v; the problem that
+`Problem.independent` names has them. Those of SPPO and ORPO read nothing but the margins w and l. IPO's reads more: how
+often each pair is compared. Where there are no such scores there is no formula here.
+
 A response that is never chosen gets probability 0, which is a limit and not a stationary point. The equations of the
 scores and their solutions stand in `didsim._formulas`, one function for each.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -45,10 +53,12 @@ def dpo_optimum(problem: Problem, beta: float = 1.0, prior: Distribution | None 
         prior: ζ; π_ref (DPO) by default. The uniform one gives the optimum of r = β log π.
 
     Returns:
-        A policy [K], or [X, K] with prompts. In the DID construction with the same β it is the target π*.
+        A policy [K], or [X, K] with prompts. In the DID construction with the same β it is the target π*. Of pairs that
+        are drawn jointly it is π ∝ ζ e^{v/β}, where p* = σ(v_i − v_j).
 
     Raises:
-        ValueError: if β ≤ 0, or if a chosen class is never rejected (the optimum lies at infinity).
+        ValueError: if β ≤ 0, if a chosen class is never rejected (the optimum lies at infinity), or if pairs are drawn
+            jointly and no scores v explain them, or they leave some open.
 
     Source: footnote 4 (π ∝ π_ref p*^{1/β}) with Appendix F.2.
 
@@ -59,7 +69,11 @@ def dpo_optimum(problem: Problem, beta: float = 1.0, prior: Distribution | None 
     zeta = problem.reference if prior is None else as_policy(prior)
     if zeta.num_classes != problem.num_classes:
         raise ValueError(message("the number of classes of prior", str(problem.num_classes), zeta.num_classes))
-    return tilted(problem, check_number("beta", beta, POSITIVE), zeta)
+    world = problem.independent
+    if world is None:
+        hint = "`didsim.solve` finds the optimum of any pairs, if there is one."
+        raise ValueError(message("the preferences", "σ(v_i − v_j) of scores v", "pairs that no scores explain", hint))
+    return tilted(world, check_number("beta", beta, POSITIVE), zeta)
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,8 @@ def closed_form(problem: Problem, loss: Any) -> Policy | None:
 
     Returns:
         A policy [K], or [X, K] with prompts. None for an objective of the user's own, for a problem with features,
-        and where the condition of the `ClosedForm` is not met.
+        where the condition of the `ClosedForm` is not met, and where pairs are drawn jointly by a law of which the
+        formula does not hold.
 
     Raises:
         ValueError: if a chosen response is never rejected (the policy lies at infinity), or if hyperparameters are so
@@ -104,9 +119,31 @@ def closed_form(problem: Problem, loss: Any) -> Policy | None:
     """
     if loss.name not in CLOSED_FORMS or problem.features is not None:
         return None
+    world = as_if_independent(problem, loss.name)
+    if world is None:
+        return None
     given = loss.hyperparameters.items()
     values = {name: value if isinstance(value, str | bool) else float(value) for name, value in given}
-    return CLOSED_FORMS[loss.name].policy(problem, **values)
+    return CLOSED_FORMS[loss.name].policy(world, **values)
+
+
+def as_if_independent(problem: Problem, name: str) -> Problem | None:
+    """Return a problem of independent responses in which the closed form of an objective is the same.
+
+    None where pairs are drawn jointly by a law of which closed forms say nothing.
+    """
+    if problem.pairs is None:
+        return problem
+    if name in OF_MARGINS:
+        return replace(problem, pairs=None)
+    return None if name in OF_FREQUENCIES else problem.independent
+
+
+OF_MARGINS = frozenset({"orpo", "sppo"})
+"""Objectives whose closed forms depend on how often each response is chosen and rejected, and on nothing else."""
+
+OF_FREQUENCIES = frozenset({"ipo"})
+"""Objectives whose closed forms depend on how often each pair is compared; all others depend on preferences."""
 
 
 def _mi_dpo(problem: Problem, *, prior: str, **options: Any) -> Policy | None:

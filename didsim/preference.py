@@ -1,23 +1,33 @@
 """Preference problems: who is preferred to whom, where the pairs come from, and what the truth is."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from didsim._arrays import ArrayLike, BoolArray, FloatArray, IntArray
+from didsim._arrays import ArrayLike, BoolArray, FloatArray
 from didsim._checks import POSITIVE, check_choice, check_integer, check_number, message
-from didsim._numerics import log_softmax
+from didsim._dataset import MAX_PROMPTS, PreferenceDataset
+from didsim._joint import checked_joint, common_scores, margins, shares
+from didsim._parts import MAX_NUMBERS, TOKEN_WEIGHTS, check_size, checked_prompts, finite, random_logits
 from didsim.differential import did, ideal_rejected
 from didsim.info import Distribution
 from didsim.policy import MAX_CLASSES, Policy, as_policy, same_classes
 from didsim.spaces import Categorical, Space
 
 MAX_SEED = 2**63 - 1
+
+__all__ = [
+    "MAX_NUMBERS",
+    "MAX_PROMPTS",
+    "MAX_SEED",
+    "PreferenceDataset",
+    "Problem",
+    "preference_probabilities",
+]
 
 
 def preference_probabilities(chosen: Distribution, rejected: Distribution) -> FloatArray:
@@ -47,7 +57,8 @@ class Problem:
     """A preference problem whose truth is known, over K classes or sequences, with or without prompts.
 
     A prompt x is drawn with its weight, a chosen response from `chosen`, a rejected one independently from `rejected`;
-    the population loss of an objective ℓ is L(θ) = Σ_xij p(x) chosen(i|x) rejected(j|x) ℓ(i, j; θ).
+    the population loss of an objective ℓ is L(θ) = Σ_xij p(x) chosen(i|x) rejected(j|x) ℓ(i, j; θ). Where a pair is
+    drawn first and labelled then, its responses are not independent: `pairs` is their joint law (`Problem.from_pairs`).
 
     Attributes:
         reference: π_ref, from which training starts and to which log-ratios refer; [K], or [X, K] with prompts.
@@ -61,6 +72,8 @@ class Problem:
         prior: a fixed prior ζ of MI-DPO, [K], which knows no prompt and is positive wherever the reference is, or None.
         token_weights: numbers for each decision, [N·A] each, that token-level objectives look at: "weights"
             (TIS-DPO), "reward_mask" and "kl_mask" (SparsePO). Those not given are 1.
+        pairs: the joint law P(y_w = i, y_l = j | x) of a pair, [K, K] or [X, K, K], whose margins are `chosen` and
+            `rejected`; or None where both are drawn independently.
 
     >>> Problem.from_temperature(num_classes=4, tau=2.0, seed=0).did
     Policy(probs=[...])
@@ -75,14 +88,17 @@ class Problem:
     features: FloatArray | None = None
     prior: Policy | None = None
     token_weights: Mapping[str, FloatArray] = field(default_factory=dict)
+    pairs: FloatArray | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
         if self.space is None:
             object.__setattr__(self, "space", Categorical(self.reference.num_classes))
         if self.prompts is not None:
-            object.__setattr__(self, "prompts", _checked_prompts(self.prompts))
+            object.__setattr__(self, "prompts", checked_prompts(self.prompts))
         self._check_policies()
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", self._checked_pairs(self.pairs))
         if self.features is not None:
             object.__setattr__(self, "features", self._checked_features(self.features))
         weights = {name: self._checked_token_weights(name, value) for name, value in self.token_weights.items()}
@@ -126,8 +142,20 @@ class Problem:
             got = f"0 for class {int(np.argmax(zero))}"
             raise ValueError(message("prior", "positive wherever the reference is", got, hint))
 
+    def _checked_pairs(self, pairs: ArrayLike) -> FloatArray:
+        table = checked_joint(pairs)
+        shape = (*self.chosen.log_probs.shape, self.num_classes)
+        if table.shape != shape:
+            raise ValueError(message("the shape of pairs", str(list(shape)), table.shape))
+        for name, margin in zip(("chosen", "rejected"), margins(table), strict=True):
+            apart = float(np.abs(margin.probs - getattr(self, name).probs).max())
+            if not apart <= SAME_MARGIN:
+                hint = "Problem.from_pairs(…) computes both margins of its pairs."
+                raise ValueError(message(f"{name} of a problem with pairs", "their margin", f"{apart:g} apart", hint))
+        return table
+
     def _checked_features(self, features: ArrayLike) -> FloatArray:
-        values = _finite("features", features)
+        values = finite("features", features)
         decisions = self.space.num_contexts * self.space.num_actions
         if values.ndim not in (2, 3) or values.shape[-2] != decisions or values.shape[-1] == 0:
             raise ValueError(message("the shape of features", f"[{decisions}, d] or [X, {decisions}, d]", values.shape))
@@ -137,7 +165,7 @@ class Problem:
 
     def _checked_token_weights(self, name: str, weights: ArrayLike) -> FloatArray:
         check_choice("a name in token_weights", name, TOKEN_WEIGHTS)
-        values = _finite(f"token_weights[{name!r}]", weights)
+        values = finite(f"token_weights[{name!r}]", weights)
         decisions = self.space.num_contexts * self.space.num_actions
         if values.shape != (decisions,) or np.any(values < 0):
             got = values.shape if values.shape != (decisions,) else float(values.min())
@@ -179,8 +207,8 @@ class Problem:
         temperature = check_number("tau", tau, POSITIVE)
         rng = np.random.default_rng(check_integer("seed", seed, 0, MAX_SEED))
         batch = () if num_prompts is None else (check_integer("num_prompts", num_prompts, 1, MAX_PROMPTS),)
-        _check_size(batch, space, num_features)
-        theta_ref = space.log_probs(_random_logits(rng, batch, space))
+        check_size(batch, space, num_features)
+        theta_ref = space.log_probs(random_logits(rng, batch, space))
         with np.errstate(over="ignore"):
             theta_star = theta_ref / temperature
         if not np.all(np.isfinite(theta_star)):
@@ -237,6 +265,53 @@ class Problem:
             token_weights=token_weights or {},  # type: ignore[arg-type]
         )
 
+    @classmethod
+    def from_pairs(
+        cls,
+        reference: Distribution,
+        target: Distribution,
+        pairs: ArrayLike,
+        *,
+        prompts: ArrayLike | None = None,
+        space: Space | None = None,
+        features: ArrayLike | None = None,
+        prior: Distribution | None = None,
+        token_weights: Mapping[str, ArrayLike] | None = None,
+    ) -> "Problem":
+        """Build the problem whose pairs have a joint law of their own, as labelled pairs have.
+
+        Args:
+            reference: π_ref, [K], or [X, K] with prompts.
+            target: π*, likewise.
+            pairs: P(y_w = i, y_l = j | x), [K, K], or [X, K, K] with prompts.
+            prompts: as in `from_policies`, and so are the others.
+            space: what the K responses are; classes unless given.
+            features: restrict the policy to a log-linear class; see `Problem`.
+            prior: a fixed prior ζ of MI-DPO; see `Problem`.
+            token_weights: numbers for each decision; see `Problem`.
+
+        Raises:
+            ValueError, TypeError: if an argument is not acceptable.
+
+        >>> Problem.from_pairs([0.5, 0.5], [0.8, 0.2], [[0.25, 0.4], [0.1, 0.25]]).preferences
+        array([[0.5, 0.8],
+               [0.2, 0.5]])
+        """
+        table = checked_joint(pairs)
+        chosen, rejected = margins(table)
+        return cls(
+            reference=as_policy(reference),
+            target=as_policy(target),
+            rejected=rejected,
+            chosen=chosen,
+            prompts=prompts,  # type: ignore[arg-type]
+            space=space,  # type: ignore[arg-type]
+            features=features,  # type: ignore[arg-type]
+            prior=None if prior is None else as_policy(prior),
+            token_weights=token_weights or {},  # type: ignore[arg-type]
+            pairs=table,
+        )
+
     @property
     def num_classes(self) -> int:
         """The number of responses K."""
@@ -273,135 +348,49 @@ class Problem:
         """The differential information distribution q_{π*/π_ref} that leads from π_ref to π*."""
         return did(self.target, self.reference)
 
+    def pair_probs(self) -> FloatArray:
+        """Return the probabilities P(y_w = i, y_l = j | x) of all pairs, [X, K, K]."""
+        if self.pairs is not None:
+            return self.pairs.reshape(-1, *self.pairs.shape[-2:])
+        chosen, rejected = np.atleast_2d(self.chosen.probs), np.atleast_2d(self.rejected.probs)
+        return chosen[:, :, None] * rejected[:, None, :]
+
+    @cached_property
+    def independent(self) -> "Problem | None":
+        """The problem of the same preferences whose responses are drawn independently; None if there is none.
+
+        Without `pairs` it is this one. With them there is one if p*(i ≻ j) = σ(v_i − v_j) for scores v of responses,
+        and comparisons lead from each response to every other: chosen responses then ∝ e^v, and rejected ones are
+        uniform. Pairs are compared more or less often than here, so that losses differ; but a loss that is least where
+        its policy meets all preferences is so at the same policy.
+        """
+        if self.pairs is None:
+            return self
+        allowed = np.isfinite(self.reference.log_probs)
+        scores = common_scores(self.pairs, allowed)
+        if scores is None:
+            return None
+        rejected = Policy.from_logits(np.where(allowed, 0.0, -np.inf))
+        return replace(self, chosen=Policy.from_logits(scores), rejected=rejected, pairs=None)
+
     @cached_property
     def preferences(self) -> FloatArray:
-        """The preference probabilities p*(i ≻ j) that the pairs encode, [..., K, K]."""
-        return preference_probabilities(self.chosen, self.rejected)
+        """The preference probabilities p*(i ≻ j) that the pairs encode, [..., K, K].
+
+        Where they are drawn jointly it is P_ij/(P_ij + P_ji): NaN for two responses that are never compared.
+        """
+        if self.pairs is None:
+            return preference_probabilities(self.chosen, self.rejected)
+        return shares(self.pairs)
 
     @cached_property
     def pair_digest(self) -> bytes:
         """A fingerprint of the distribution of pairs, by value: it seeds the draws. One prompt counts as none."""
         weights = b"" if self.num_prompts == 1 else self.prompt_weights.tobytes()
         pairs = self.chosen.log_probs.tobytes() + self.rejected.log_probs.tobytes()
-        return hashlib.sha256(pairs + weights).digest()
+        joint = b"" if self.pairs is None else self.pairs.tobytes()
+        return hashlib.sha256(pairs + weights + joint).digest()
 
 
-MAX_PROMPTS = 100_000
-
-TOKEN_WEIGHTS = ("weights", "reward_mask", "kl_mask")
-"""The numbers that a problem may give for each decision."""
-
-
-def _check_size(batch: tuple[int, ...], space: Space, num_features: int | None) -> None:
-    """Refuse a problem that could not be allocated."""
-    if num_features is not None:
-        check_integer("num_features", num_features, 1, MAX_CLASSES)
-    numbers = (batch or (1,))[0] * space.num_contexts * space.num_actions * (num_features or 1)
-    if numbers > MAX_NUMBERS:
-        hint = "Use fewer prompts, responses or features."
-        raise ValueError(message("prompts × decisions × features", f"at most {MAX_NUMBERS}", numbers, hint))
-
-
-MAX_NUMBERS = 10**8
-"""The largest table that a problem may hold: 800 MB."""
-
-
-def _random_logits(rng: np.random.Generator, batch: tuple[int, ...], space: Space) -> FloatArray:
-    """Return θ ~ N(0, 1) for each decision; for sequences normalised, so that they add up over decisions."""
-    logits = rng.standard_normal((*batch, space.num_contexts, space.num_actions))
-    return logits if isinstance(space, Categorical) else log_softmax(logits, axis=-1)
-
-
-def _checked_prompts(prompts: ArrayLike) -> FloatArray:
-    weights = _finite("prompts", prompts)
-    if weights.ndim != 1 or weights.size == 0:
-        raise ValueError(message("the shape of prompts", "[X] with X ≥ 1", weights.shape))
-    if np.any(weights <= 0):
-        row = int(np.argmax(weights <= 0))
-        hint = "Leave a prompt out that never comes."
-        raise ValueError(message(f"prompts[{row}]", "a positive weight", float(weights[row]), hint))
-    normalised = Policy.from_probs(weights).probs
-    normalised.setflags(write=False)
-    return normalised
-
-
-def _finite(name: str, values: Any) -> FloatArray:
-    """Copy to float64; refuse what is not a finite number."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(message(name, "an array of real numbers", values)) from error
-    if not np.all(np.isfinite(array)):
-        where = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-        raise ValueError(message(f"{name}{where}", "a finite number", float(array[tuple(where)])))
-    array.setflags(write=False)
-    return array
-
-
-@dataclass(frozen=True, eq=False)
-class PreferenceDataset:
-    """A finite set of n preference pairs, as class indices.
-
-    Attributes:
-        chosen: the classes of y_w, int64 [n], read-only.
-        rejected: the classes of y_l, int64 [n], read-only.
-        prompts: the prompt of each pair, int64 [n], read-only; zeros when there is none.
-    """
-
-    chosen: IntArray
-    rejected: IntArray
-    prompts: IntArray
-
-    @classmethod
-    def from_classes(
-        cls,
-        chosen: ArrayLike,
-        rejected: ArrayLike,
-        num_classes: int,
-        prompts: ArrayLike | None = None,
-        num_prompts: int = 1,
-    ) -> "PreferenceDataset":
-        """Check and copy equally long lists: classes in 0..K−1, and with prompts, which one each pair answers.
-
-        Raises:
-            ValueError: if they are empty, differ in length, or name a class or prompt that does not exist.
-            TypeError: if a class or prompt is not a whole number.
-
-        >>> len(PreferenceDataset.from_classes([0, 1], [2, 2], num_classes=3))
-        2
-        """
-        check_integer("num_classes", num_classes, 1, MAX_CLASSES)
-        check_integer("num_prompts", num_prompts, 1, MAX_PROMPTS)
-        pair = _as_indices("chosen", chosen, num_classes), _as_indices("rejected", rejected, num_classes)
-        if len(pair[0]) != len(pair[1]):
-            raise ValueError(message("chosen and rejected", "equally long", (len(pair[0]), len(pair[1]))))
-        asked = np.zeros(len(pair[0]), dtype=np.int64) if prompts is None else prompts
-        rows = _as_indices("prompts", asked, num_prompts, "a prompt")
-        if len(rows) != len(pair[0]):
-            raise ValueError(message("prompts", f"as long as the pairs, {len(pair[0])}", len(rows)))
-        return cls(*pair, rows)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-
-def _as_indices(name: str, values: ArrayLike, count: int, what: str = "a class") -> IntArray:
-    try:
-        shape = np.shape(values)
-    except ValueError as error:
-        raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", "a ragged list")) from error
-    if len(shape) != 1 or shape[0] == 0:
-        raise ValueError(message(f"the shape of {name}", "[n] with n ≥ 1", shape))
-    if np.asarray(values).dtype.kind not in "iu" or isinstance(values, Sequence):
-        # a look at each, before numpy turns True into 1, or 3.0 and its neighbours into floats
-        for row, value in enumerate(values.tolist() if isinstance(values, np.ndarray) else list(values)):  # type: ignore[arg-type]
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(message(f"{name}[{row}]", "a whole number", value))
-    classes = np.array(values)
-    outside = np.flatnonzero((classes < 0) | (classes >= count))
-    if outside.size:
-        row = int(outside[0])
-        raise ValueError(message(f"{name}[{row}]", f"{what} from 0 to {count - 1}", int(classes[row])))
-    classes = classes.astype(np.int64)
-    classes.setflags(write=False)
-    return classes
+SAME_MARGIN = 1e-9
+"""How far a margin may be from the sum of the pairs."""

@@ -32,7 +32,11 @@ def sample_classes(policy: Policy, uniforms: FloatArray) -> IntArray:
     Equal to ``searchsorted(cumsum(probs), uniforms, side="right")``, which is the definition; most uniforms
     fall in one of 4096 bins that lie within a single class, and only the others are searched.
     """
-    cumulative = np.cumsum(policy.probs)
+    return _invert(policy.probs, uniforms)
+
+
+def _invert(probs: FloatArray, uniforms: FloatArray) -> IntArray:
+    cumulative = np.cumsum(probs)
     cumulative /= cumulative[-1]
     edges = np.searchsorted(cumulative, np.arange(GUIDE_BINS + 1) / GUIDE_BINS, side="right")
     guide = np.where(edges[:-1] == edges[1:], edges[:-1], -1)
@@ -58,25 +62,28 @@ def sampled_blocks(problem: Problem, seed: int, batch_size: int, block: int) -> 
 def sample_pairs(problem: Problem, uniforms: FloatArray) -> PairBlock:
     """Turn uniforms [..., 2], or [..., 3] when there are several prompts, into y_w ~ chosen and y_l ~ rejected."""
     if problem.num_prompts == 1:
-        chosen, rejected = _single_prompt(problem.chosen), _single_prompt(problem.rejected)
-        return PairBlock(sample_classes(chosen, uniforms[..., 0]), sample_classes(rejected, uniforms[..., 1]))
+        return PairBlock(*_sample_at(problem, 0, uniforms))
     prompts = sample_classes(Policy.from_probs(problem.prompt_weights), uniforms[..., 2])
     numbers = [prompts * problem.num_classes for _ in range(2)]
     for prompt in range(problem.num_prompts):
         asked = np.nonzero(prompts == prompt)
-        for side, policy in enumerate((problem.chosen, problem.rejected)):
-            numbers[side][asked] += sample_classes(Policy(policy.log_probs[prompt]), uniforms[..., side][asked])
+        for number, drawn in zip(numbers, _sample_at(problem, prompt, uniforms[asked]), strict=True):
+            number[asked] += drawn
     return PairBlock(*numbers)
+
+
+def _sample_at(problem: Problem, prompt: int, uniforms: FloatArray) -> tuple[IntArray, IntArray]:
+    """Turn uniforms [..., ≥ 2] into pairs of one prompt; those of a joint law need only the first."""
+    if problem.pairs is not None:
+        cells = _invert(problem.pair_probs()[prompt].ravel(), uniforms[..., 0])
+        return cells // problem.num_classes, cells % problem.num_classes
+    chosen, rejected = (Policy(np.atleast_2d(side.log_probs)[prompt]) for side in (problem.chosen, problem.rejected))
+    return sample_classes(chosen, uniforms[..., 0]), sample_classes(rejected, uniforms[..., 1])
 
 
 def _numbers_per_pair(problem: Problem) -> int:
     """Two uniforms per pair, and a third for the prompt if there is a choice."""
     return 2 if problem.num_prompts == 1 else 3
-
-
-def _single_prompt(policy: Policy) -> Policy:
-    """Drop the axis of the only prompt, if there is one."""
-    return policy if policy.log_probs.ndim == 1 else Policy(policy.log_probs[0])
 
 
 def dataset_blocks(

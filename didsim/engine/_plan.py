@@ -49,8 +49,7 @@ class Stream:
         """Return the exact weights of all pairs, float64 [X, K, K]: the population's, or the dataset's."""
         problem, dataset = self.problem, self.dataset
         if dataset is None:
-            chosen, rejected = np.atleast_2d(problem.chosen.probs), np.atleast_2d(problem.rejected.probs)
-            return problem.prompt_weights[:, None, None] * (chosen[:, :, None] * rejected[:, None, :])
+            return problem.prompt_weights[:, None, None] * problem.pair_probs()
         size, first = problem.num_classes, dataset.prompts * problem.num_classes
         counts = count_table(
             (first + dataset.chosen)[None], (first + dataset.rejected)[None], problem.num_prompts, size
@@ -129,7 +128,7 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
 
 def _path(jobs: Sequence[Job], settings: Settings, num_pairs: int) -> str:
     """Return how steps sum over pairs."""
-    reasons = {loss.name: reason_against_sums(loss) for _, loss in jobs}
+    reasons = {loss.name: _reason_against_sums(problem, loss) for problem, loss in jobs}
     refused = {name: reason for name, reason in reasons.items() if reason is not None}
     if settings.path == "sums" and refused:
         name, reason = next(iter(refused.items()))
@@ -140,6 +139,13 @@ def _path(jobs: Sequence[Job], settings: Settings, num_pairs: int) -> str:
     if settings.mode == "population":
         return "table" if refused or num_pairs <= MOST_TABLED else "sums"
     return "table" if num_pairs <= TABLE_PAIRS else "gather"
+
+
+def _reason_against_sums(problem: Problem, loss: BoundObjective) -> str | None:
+    """Return why the responses of pairs cannot be summed over apart, or None if they can."""
+    if problem.pairs is not None:
+        return "chosen and rejected responses are drawn together"
+    return reason_against_sums(loss)
 
 
 def _group_order(job: Job) -> tuple[bool, tuple[str, ...]]:

@@ -175,8 +175,7 @@ def exact_pairs(problem: Problem) -> Dataset:
     space = _space_of(problem)
     letters = string.ascii_lowercase
     texts = ["".join(f" {letters[token]}" for token in space.tokens(k)) for k in range(space.num_responses)]
-    chosen, rejected = to_tensor(problem.chosen.probs), to_tensor(problem.rejected.probs)
-    weights = to_tensor(problem.prompt_weights)[:, None, None] * chosen[:, :, None] * rejected[:, None, :]
+    weights = to_tensor(problem.prompt_weights[:, None, None] * problem.pair_probs())
     places = weights.nonzero().tolist()
     return Dataset.from_dict(
         {

@@ -114,7 +114,9 @@ def solve_alternating(problem: Problem, alpha: float = 1.0, *, rounds: int = 100
     """
     scale = check_number("alpha", alpha, POSITIVE)
     check_integer("rounds", rounds, 1, 10**7)
-    chosen, rejected = (np.atleast_2d(side.log_probs) for side in (problem.chosen, problem.rejected))
+    if (world := problem.independent) is None:
+        raise ValueError(message("the preferences", "σ(v_i − v_j) of scores v", "pairs that no scores explain"))
+    chosen, rejected = (np.atleast_2d(side.log_probs) for side in (world.chosen, world.rejected))
     if not (np.isfinite(chosen).all() and np.isfinite(rejected).all()):
         raise ValueError(message("chosen and rejected", "positive for every response", "a probability of 0"))
     gain, weights = (chosen - rejected) / scale, problem.prompt_weights
