@@ -52,6 +52,7 @@ _HOME = {
     "closed_form": "didsim.optima",
     "CLAIMS": "didsim.claims",
     "verify": "didsim.claims",
+    "WORLDS": "didsim.worlds",
 }
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "METRICS",
     "OBJECTIVES",
     "PRIORS",
+    "WORLDS",
     "Categorical",
     "Pairs",
     "Policy",
@@ -122,9 +124,12 @@ if TYPE_CHECKING:
     from didsim.preference import PreferenceDataset, Problem, preference_probabilities
     from didsim.spaces import Categorical, Sequences
     from didsim.stationary import Solution, solve, solve_many
+    from didsim.worlds import WORLDS
 
 
 def __getattr__(name: str) -> Any:
+    if name == "worlds":
+        return import_module("didsim.worlds")
     if name not in _HOME:
         raise AttributeError(f"module 'didsim' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

@@ -5,23 +5,25 @@ from typing import Any
 
 import click
 
+from didsim._checks import check_choice
 from didsim._terminal import Number, Whole, parse_number
 
 SETTINGS = click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
 
 SHAPE = ("num_classes", "vocabulary", "max_length", "num_prompts", "num_features", "tau", "problem_seed")
-"""The options that describe a world, beside its name."""
+"""The options that many worlds have."""
 
 _WORLD = (
     click.option(
-        "--world", type=click.Choice(["did"]), default="did", show_default=True, help="Where pairs come from."
+        "--world", default="did", show_default=True, help="Where pairs come from: `didsim list worlds` names them."
     ),
+    click.option("-W", "--world-set", "world_settings", multiple=True, metavar="NAME=VALUE", help="Set its options."),
     click.option("--num-classes", type=Whole(1, 4096), default=None, help="Number of classes K [32]."),
     click.option("--vocabulary", type=Whole(1, 4096), default=None, help="Sequences over so many tokens, not classes."),
     click.option("--max-length", type=Whole(1, 64), default=None, help="The longest sequences, in tokens."),
     click.option("--num-prompts", type=Whole(1, 10**5), default=None, help="Number of prompts X [none]."),
     click.option("--num-features", type=Whole(1, 10**6), default=None, help="Restrict the policy to so many features."),
-    click.option("--tau", type=Number(), default=4.0, show_default=True, help="Temperature of the target, τ."),
+    click.option("--tau", type=Number(), default=None, help="Temperature of the target, τ [4]."),
     click.option(
         "--problem-seed", type=Whole(0, 2**63 - 1), default=42, show_default=True, help="Seed of the policies."
     ),
@@ -36,38 +38,53 @@ def world_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def take_shape(options: dict[str, Any]) -> dict[str, Any]:
-    """Take those that describe a world out of the options of a command: 32 classes unless they say otherwise."""
-    shape = {name: options.pop(name) for name in SHAPE}
-    if shape["num_classes"] is None and shape["vocabulary"] is None:
-        shape["num_classes"] = 32
-    return shape
+    """Take those that describe a world out of the options of a command."""
+    return {name: options.pop(name) for name in ("world", "world_settings", *SHAPE)}
 
 
-def describe_world(shape: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that describe a world and were given."""
-    return {"seed" if name == "problem_seed" else name: value for name, value in shape.items() if value is not None}
+def describe_world(shape: dict[str, Any], problem: Any) -> dict[str, Any]:
+    """Return the name of a world, its space, and its options, as a part of a document."""
+    world, given = _find_world(shape)
+    known = {name: value for name, value in {**world.options, **given}.items() if value is not None}
+    classes = {} if "vocabulary" in known else {"num_classes": problem.num_classes}
+    return {"name": world.name, "space": str(problem.space), **known, **classes}
 
 
-def build_problem(
-    num_classes: int | None,
-    vocabulary: int | None,
-    max_length: int | None,
-    num_prompts: int | None,
-    num_features: int | None,
-    tau: float,
-    problem_seed: int,
-) -> Any:
+def build_problem(shape: dict[str, Any]) -> Any:
     """Build the problem that the options of a command describe."""
-    from didsim import Problem, Sequences
-
-    if (vocabulary is None) != (max_length is None):
+    world, given = _find_world(shape)
+    if world.name == "did" and (shape["vocabulary"] is None) != (shape["max_length"] is None):
         raise ValueError("--vocabulary and --max-length must be given together; sequences need both.")
-    if vocabulary is not None and num_classes is not None:
-        raise ValueError("--num-classes and --vocabulary must be given one at a time: responses are one or the other.")
-    space = None if vocabulary is None or max_length is None else Sequences(vocabulary, max_length)
-    return Problem.from_temperature(
-        num_classes, tau, problem_seed, space=space, num_prompts=num_prompts, num_features=num_features
-    )
+    return world.build(**given)
+
+
+def _find_world(shape: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return a world, and the options that were given for it."""
+    from didsim.worlds import WORLDS
+
+    world = WORLDS[check_choice("--world", shape["world"], WORLDS)]
+    named = {name: shape[name] for name in SHAPE if shape[name] is not None}
+    given = {"seed" if name == "problem_seed" else name: value for name, value in named.items()}
+    for name, text in _split(shape["world_settings"], "-W", "noise=0.1"):
+        if name in given and name != "seed":
+            raise ValueError(f"{name} is given twice: set it once, with -W or with an option of its own.")
+        check_choice(f"an option of the world {world.name}", name, world.options)
+        given[name] = _read_as(name, text, world.options[name])
+    for name in given:
+        check_choice(f"an option of the world {world.name}", name, world.options)
+    return world, given
+
+
+def _read_as(name: str, text: str, default: Any) -> Any:
+    """Read an option of a world: a word, a number, or a whole one, as its default is; None stands for a whole one."""
+    if isinstance(default, str):
+        return text
+    number = parse_number(name, text)
+    if isinstance(default, float):
+        return number
+    if not number.is_integer():
+        raise ValueError(f"{name} must be a whole number; got {text!r}.")
+    return int(number)
 
 
 def find_objective(name: str) -> Any:
@@ -90,14 +107,14 @@ def read_settings(record: Any, settings: tuple[str, ...]) -> dict[str, Any]:
     return {key: read_value(key, text, record.parameters.get(key)) for key, text in _split(settings)}
 
 
-def _split(settings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _split(settings: tuple[str, ...], flag: str = "-S", example: str = "beta=2") -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise ValueError(f"-S takes NAME=VALUE, such as -S beta=2; got {setting!r}.")
+            raise ValueError(f"{flag} takes NAME=VALUE, such as {flag} {example}; got {setting!r}.")
         if key in seen:
-            raise ValueError(f"-S {key} is given twice; it takes NAME=VALUE once for each name.")
+            raise ValueError(f"{flag} {key} is given twice; it takes NAME=VALUE once for each name.")
         seen.add(key)
         yield key, value
 

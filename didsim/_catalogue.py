@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from textwrap import fill, indent
 from typing import Any
 
-from didsim._terminal import screen_width, table
+from didsim._terminal import flag, screen_width, table
 
 Rows = list[dict[str, object]]
 
@@ -114,12 +115,39 @@ def _list_metrics() -> tuple[Rows, str]:
     return _listed(["name"], [[name] for name in METRICS])
 
 
+def _list_worlds() -> tuple[Rows, str]:
+    from didsim import WORLDS
+
+    rows: Rows = [
+        {
+            "name": world.name,
+            "is": world.title,
+            "description": world.description,
+            "source": world.source,
+            "options": dict(world.options),
+        }
+        for world in WORLDS.values()
+    ]
+    if flag("verbose"):
+        return rows, "\n\n".join(_described(world) for world in WORLDS.values())
+    heads = ["name", "is", "source"]
+    return rows, table(heads, [[row[head] for head in heads] for row in rows], screen_width())
+
+
+def _described(world: Any) -> str:
+    width = (screen_width() or 100) - 2
+    given = ", ".join(name if value is None else f"{name}={value}" for name, value in world.options.items())
+    texts = (world.description, f"Options: {given}.", f"Source: {world.source}.")
+    return "\n".join([f"{world.name}: {world.title}", *(indent(fill(text, width), "  ") for text in texts)])
+
+
 LISTS: dict[str, Callable[[], tuple[Rows, str]]] = {
     "figures": _list_figures,
     "claims": _list_claims,
     "objectives": _list_objectives,
     "priors": _list_priors,
     "metrics": _list_metrics,
+    "worlds": _list_worlds,
 }
 """What can be listed: each as rows and as text."""
 

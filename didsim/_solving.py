@@ -64,7 +64,6 @@ AT_ONCE, NUMBERS_AT_ONCE = 256, 2**24
 def solve(
     objective: str,
     settings: tuple[str, ...],
-    world: str,
     pairs: int | None,
     seed: int,
     starts: int,
@@ -83,7 +82,7 @@ def solve(
         task = Task(record, fixed, shape, read_grid(record, fixed, grids) if grids else None, pairs, seed, starts)
         jobs = task.jobs()
         solutions = solve_all(jobs, task)
-    told = {"objective": record.name, "world": {"name": world, "space": str(jobs[0][0].space)}, **task.settings()}
+    told = {"objective": record.name, "world": describe_world(shape, jobs[0][0]), **task.settings()}
     _tell(told, task, solutions, out)
 
 
@@ -124,19 +123,19 @@ class Task:
 
     def jobs(self) -> list[tuple[Any, Any]]:
         """Return a problem and a bound objective for each combination; equal problems are one object."""
-        problems: dict[float, Any] = {}
+        problems: dict[float | None, Any] = {}
         jobs = []
         for point in self.grid.points if self.grid else ({},):
             values = {**self.fixed, **point}
             tau = self.shape["tau"] if "tau" in self.record.parameters else values.pop("tau", self.shape["tau"])
             if tau not in problems:
-                problems[tau] = build_problem(**{**self.shape, "tau": tau})
+                problems[tau] = build_problem({**self.shape, "tau": tau})
             jobs.append((problems[tau], self.record.bind(**values)))
         return jobs
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as parts of a document."""
-        return {"shape": describe_world(self.shape), "pairs": self.pairs, "seed": self.seed, "starts": self.starts}
+        return {"pairs": self.pairs, "seed": self.seed, "starts": self.starts}
 
 
 def read_grid(record: Any, fixed: dict[str, Any], texts: tuple[str, ...]) -> Grid:
@@ -245,7 +244,6 @@ def _tell(told: dict[str, Any], task: Task, solutions: list[Any], out: Path | No
     """Print the result, and keep it where that was asked for."""
     from didsim import _findings as findings
 
-    told["world"] |= told.pop("shape")
     if task.grid is None:
         [solution] = solutions
         data = None if task.pairs is None else draw_pairs(solution.problem, solution.loss, task.pairs, task.seed)

@@ -137,7 +137,6 @@ def objective(name: str) -> None:
 def train(
     objective: str,
     settings: tuple[str, ...],
-    world: str,
     rounds: int,
     relabel: int | None,
     out: Path | None,
@@ -157,7 +156,7 @@ def train(
         record = find_objective(objective)
         loss = record.bind(**read_settings(record, settings))
         shape = take_shape(options)
-        problem = build_problem(**shape)
+        problem = build_problem(shape)
         options["record_every"] = record_every or max(1, options["steps"] // 10)
         histories = dice(problem, loss, rounds=rounds, relabel=relabel, **options)
     frames = [history.frame.assign(round=number) for number, history in enumerate(histories, 1)]
@@ -166,7 +165,7 @@ def train(
     document = {
         "objective": loss.name,
         "hyperparameters": dict(loss.hyperparameters),
-        "world": {"name": world, "space": str(problem.space), **describe_world(shape)},
+        "world": describe_world(shape, problem),
         "settings": {name: value for name, value in settings_given.items() if value is not None},
         "status": histories[-1].status,
         "records": frame.to_dict(orient="records"),

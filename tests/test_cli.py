@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import ALL_COMMANDS, Outcome
 
-from didsim import CLAIMS, METRICS, OBJECTIVES, PRIORS, __version__
+from didsim import CLAIMS, METRICS, OBJECTIVES, PRIORS, WORLDS, __version__
 from didsim._catalogue import GROUPS
 from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, screen_width, table
 from didsim.cli import WELCOME, cli, main
@@ -412,8 +412,17 @@ class TestHyperparameters:
         (["train", "dpo", "--optimiser", "rmspropp"], "Did you mean rmsprop?"),
         (["train", "dpo", "--schedule", "cosin"], "Did you mean cosine?"),
         (["train", "dpo", "--stepz", "3"], "--steps"),
-        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics'"),
-        (["train", "dpo", "--world", "real"], "'did'"),
+        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics', 'worlds'"),
+        (["train", "dpo", "--world", "real"], "--world must be one of did, bradley_terry"),
+        (["solve", "dpo", "--world", "tie"], "Did you mean ties?"),
+        (["solve", "dpo", "--world", "ties", "--tau", "2"], "an option of the world ties must be one of num_classes"),
+        (["solve", "dpo", "--world", "ties", "-W", "nu=2"], "an option of the world ties must be one of num_classes"),
+        (["solve", "dpo", "--world", "ties", "-W", "kept"], "-W takes NAME=VALUE, such as -W noise=0.1"),
+        (["solve", "dpo", "--world", "ties", "-W", "propensity=x"], "propensity must be a finite number"),
+        (["solve", "dpo", "--world", "finite_data", "-W", "num_pairs=1.5"], "num_pairs must be a whole number"),
+        (["train", "dpo", "--num-classes", "4", "-W", "num_classes=5"], "num_classes is given twice"),
+        (["train", "dpo", "-W", "beta=2", "-W", "beta=3"], "-W beta is given twice"),
+        (["solve", "dpo", "--world", "ties", "--grid", "tau=1,2"], "an option of the world ties"),
         (["train", "dpo", "--mode", "dataset"], "'sampled', 'population'"),
         (["train", "dpo", "--dtype", "float16"], "'float32', 'float64'"),
         (["plot", "fig4.csv", "--style", "poster"], "'paper', 'slides'"),
@@ -440,6 +449,8 @@ def test_a_mistake_is_explained(run, here, fig4, arguments, said):
 
 # --- list, objective, env ---------------------------------------------------------------------------------
 
+LINES = [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS), ("worlds", WORLDS)]
+
 
 class TestList:
     def test_it_names_everything_that_exists(self, run):
@@ -451,9 +462,10 @@ class TestList:
             "objectives": list(OBJECTIVES),
             "priors": list(PRIORS),
             "metrics": list(METRICS),
+            "worlds": list(WORLDS),
         }
 
-    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics"])
+    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics", "worlds"])
     def test_one_kind_is_the_same_part_of_all(self, run, kind):
         assert document(run("list", kind, "--json").stdout)[kind] == document(run("list", "--json").stdout)[kind]
         assert run("list", kind).stdout.strip() in run("list").stdout
@@ -463,7 +475,7 @@ class TestList:
             assert row["counterpart of"]
             assert row["minutes"] > 0
 
-    @pytest.mark.parametrize(("kind", "names"), [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS)])
+    @pytest.mark.parametrize(("kind", "names"), LINES)
     def test_a_line_of_text_stands_for_each_row(self, run, kind, names):
         lines = run("list", kind).stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["name", *names]
@@ -633,6 +645,22 @@ class TestTrain:
         again += [f"--num-classes={world['num_classes']}", f"--tau={world['tau']}", f"--problem-seed={world['seed']}"]
         again += [f"-S{name}={value}" for name, value in first["hyperparameters"].items()]
         assert document(run("train", first["objective"], *again, "--json").stdout) == first
+
+    def test_another_world_is_described_so_that_it_can_be_built_again(self, run):
+        given = ["--world", "bradley_terry", "--problem-seed", "7", "-W", "noise=0.2", "-W", "scale=2"]
+        told = document(run("train", "dpo", *QUICK, *given, "--json").stdout)
+        world = told["world"]
+        assert world == {
+            **{"name": "bradley_terry", "space": "4 classes", "num_classes": 4, "seed": 7},
+            **{"noise": 0.2, "scale": 2.0, "beta": 1.0},
+        }
+        options = [f"-W{name}={value}" for name, value in world.items() if name not in ("name", "space")]
+        again = document(
+            run(
+                "train", "dpo", "--steps", "3", "--batch-size", "8", "--world", "bradley_terry", *options, "--json"
+            ).stdout
+        )
+        assert again == told
 
     def test_it_agrees_with_the_python_interface(self, run):
         import didsim as ds

@@ -20,12 +20,13 @@ STDLIB = sys.stdlib_module_names
 LAYER_0 = ("_numerics", "_checks", "_arrays", "errors")
 LAYER_1 = (
     *("policy", "spaces", "preference", "info", "differential", "optima"),
-    *("identification", "_formulas", "_scores"),
+    *("identification", "_formulas", "_scores", "_dataset", "_joint", "_parts"),
 )
 BELOW_THE_TOP = (
     *(
         *LAYER_0,
         *LAYER_1,
+        "worlds",
         "objectives",
         "torch_bridge",
         "doctor",
@@ -54,6 +55,7 @@ class Layer(NamedTuple):
 LAYERS = {
     **dict.fromkeys(LAYER_0, Layer(LAYER_0, EXACT)),
     **dict.fromkeys(LAYER_1, Layer((*LAYER_0, *LAYER_1), EXACT)),
+    "worlds": Layer((*LAYER_0, *LAYER_1, "worlds"), EXACT),
     "objectives": Layer((*LAYER_0, "objectives"), frozenset({"torch"})),
     "doctor": Layer((*LAYER_0, "objectives", "doctor"), frozenset({"torch"})),
     "torch_bridge": Layer(LAYER_0, frozenset({"numpy", "torch"})),
@@ -90,7 +92,7 @@ LAYERS = {
     "_solving": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "cli": Layer(("", *COMMANDS, *HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "torch", "tqdm"})),
     "__main__": Layer(("cli",), frozenset()),
-    "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary", "claims"), frozenset()),
+    "": Layer((*LAYER_1, "objectives", "doctor", "engine", "stationary", "claims", "worlds"), frozenset()),
 }
 
 

@@ -99,6 +99,14 @@ def test_exact_pairs_weigh_what_they_should(problem):
     assert row["weight"] == pytest.approx(want, rel=1e-12)
 
 
+def test_exact_pairs_of_a_joint_law_weigh_what_it_says():
+    world = ds.worlds.length_bias(vocabulary=2, max_length=2, num_prompts=2)
+    data = exact_pairs(world)
+    place = [row["weight"] for row in data][49 + 3 * 7 + 5]
+    assert place == pytest.approx(0.5 * world.pairs[1, 3, 5], rel=1e-12)
+    assert world.pairs[1, 3, 5] != pytest.approx(world.chosen.probs[1, 3] * world.rejected.probs[1, 5], rel=1e-2)
+
+
 @pytest.fixture(scope="module")
 def trainer(problem, tmp_path_factory):
     """A trainer whose model has left the reference; in float64, which Llama's norms leave at 1e-7 all the same."""
