@@ -372,6 +372,11 @@ def test_too_little_data_are_refused(options, said):
         finite_data(num_classes=4, **options)
 
 
+def test_tables_too_large_are_refused():
+    with pytest.raises(ValueError, match="prompts × responses² must be"):
+        draw_finite(ds.Problem.from_temperature(space=ds.Sequences(8, 6)), 100)
+
+
 # --- boilerplate ------------------------------------------------------------------------------------------
 
 

@@ -128,10 +128,10 @@ def plan_runs(jobs: Sequence[Job], settings: Settings) -> Plan:
 
 def _path(jobs: Sequence[Job], settings: Settings, num_pairs: int) -> str:
     """Return how steps sum over pairs."""
-    reasons = {loss.name: _reason_against_sums(problem, loss) for problem, loss in jobs}
-    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    reasons = [(loss.name, _reason_against_sums(problem, loss)) for problem, loss in jobs]
+    refused = [(name, reason) for name, reason in reasons if reason is not None]
     if settings.path == "sums" and refused:
-        name, reason = next(iter(refused.items()))
+        name, reason = refused[0]
         accepted = '"auto" or "table" for objectives whose responses cannot be summed apart'
         raise ValueError(message("path", accepted, f'"sums" for {name}', f"{name}: {reason}."))
     if settings.path != "auto":

@@ -7,7 +7,7 @@ import numpy as np
 from didsim._arrays import FloatArray
 from didsim._checks import Interval, check_integer, check_number, message
 from didsim._joint import margins
-from didsim.preference import MAX_SEED, Problem
+from didsim.preference import MAX_NUMBERS, MAX_SEED, Problem
 from didsim.worlds._labelled import bradley_terry
 
 
@@ -51,7 +51,7 @@ def draw_finite(problem: Problem, num_pairs: int, coverage: float = 1.0, seed: i
         A problem with `pairs` the shares of the n pairs, and `prompts` the shares of prompts.
 
     Raises:
-        ValueError: if a prompt got no pair, or nothing may be compared.
+        ValueError: if a prompt got no pair, nothing may be compared, or the table of pairs would be too large.
         TypeError: if an argument is no number.
 
     >>> sample = draw_finite(Problem.from_policies([0.5, 0.5], [0.8, 0.2]), num_pairs=10, seed=1)
@@ -60,6 +60,7 @@ def draw_finite(problem: Problem, num_pairs: int, coverage: float = 1.0, seed: i
            [2., 4.]])
     """
     size = check_integer("num_pairs", num_pairs, 1, 10**12)
+    check_integer("prompts × responses²", problem.num_prompts * problem.num_classes**2, 1, MAX_NUMBERS)
     rng = np.random.default_rng([check_integer("seed", seed, 0, MAX_SEED), size])
     law = problem.prompt_weights[:, None, None] * problem.pair_probs()
     law = law * _comparable(rng, law.shape, check_number("coverage", coverage, Interval(0.0, 1.0, closed_high=True)))
