@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = (
     *("didsim", "didsim.policy", "didsim.spaces", "didsim.preference", "didsim.info", "didsim.differential"),
     *("didsim.objectives", "didsim.optima", "didsim.stationary", "didsim.engine", "didsim.identification"),
+    "didsim.worlds",
     *("didsim.claims", "didsim.doctor", "didsim.experiment", "didsim.plotting", "didsim.lessons", "didsim.llm"),
     *("didsim.torch_bridge", "didsim.errors"),
 )
