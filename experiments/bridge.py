@@ -154,7 +154,9 @@ def _write_beside(axis, df, shares, ends, heights):
     if len(probed):
         words = f"its H is {probed['probe_entropy']:.5f} nats, the DID's {probed['did_entropy']:.5f}"
         place = {"textcoords": "offset points", "va": "center", "color": "0.35", "fontsize": "small"}
-        axis.annotate(words, (max(_LEAST, ends["entropy_probe"]), heights["entropy_probe"]), (-6, 0), ha="right", **place)
+        axis.annotate(
+            words, (max(_LEAST, ends["entropy_probe"]), heights["entropy_probe"]), (-6, 0), ha="right", **place
+        )
 
 
 _TIMES = (
