@@ -99,8 +99,8 @@ def summarise(df):
 
 def draw(df, axes):
     """Draw a map for each family, one colour bar for all."""
-    for axis, (family, rows) in zip(axes.flat, df.groupby("panel", sort=False), strict=True):
-        colours = _draw_map(axis, family, rows)
+    maps = zip(axes.flat, df.groupby("panel", sort=False), strict=True)
+    colours = [_draw_map(axis, family, rows) for axis, (family, rows) in maps][-1]
     for axis in axes[:, 0]:
         axis.set_ylabel(r"sharpness σ of $\pi_{\mathrm{ref}}$")
     bar = axes[0, 0].figure.colorbar(colours, ax=axes, shrink=0.8, aspect=35)

@@ -89,8 +89,9 @@ def _world(params, power, seed):
     """Return a problem in which DPO ends at π* ∝ π_ref^{1/τ} = π_ref e^u, from pairs w ∝ π_ref e^{su}, l ∝ w e^{−u}."""
     log_ref = Problem.from_temperature(params["num_classes"], params["tau"], seed).reference.log_probs
     update = (1.0 / params["tau"] - 1.0) * log_ref
-    at = [Policy.from_logits(log_ref + step * update) for step in (0.0, 1.0, power - 1.0, power)]
-    return Problem(*at)
+    steps = (0.0, 1.0, power - 1.0, power)
+    reference, target, rejected, chosen = (Policy.from_logits(log_ref + step * update) for step in steps)
+    return Problem(reference, target, rejected, chosen)
 
 
 def _written(power):

@@ -77,8 +77,9 @@ def run_cell(params):
 def _world(num_classes, power, seed):
     """Return a problem whose pairs have the log-odds u wherever they come from, so that DPO ends at π_ref e^u."""
     log_ref, update = np.random.default_rng(seed).standard_normal((2, num_classes))
-    at = [Policy.from_logits(log_ref + step * update) for step in (0.0, 1.0, power - 1.0, power)]
-    return Problem(*at)
+    steps = (0.0, 1.0, power - 1.0, power)
+    reference, target, rejected, chosen = (Policy.from_logits(log_ref + step * update) for step in steps)
+    return Problem(reference, target, rejected, chosen)
 
 
 def _dpo_loss(history):

@@ -76,8 +76,9 @@ def _world(size, beta):
     noise = np.random.default_rng(0).standard_normal((2, size, size))
     reward = 2.0 * np.exp(-0.5 * (prompt - response) ** 2) - 0.25 * np.abs(noise[0])
     log_ref = -0.4 * response + 0.5 * noise[1]
-    tilted = {share: Policy.from_logits(log_ref + share * reward) for share in (0.0, 1.0 / beta, -0.5, 0.5)}
-    return Problem(*tilted.values(), np.full(size, 1.0 / size)), reward
+    shares = (0.0, 1.0 / beta, -0.5, 0.5)
+    reference, target, rejected, chosen = (Policy.from_logits(log_ref + share * reward) for share in shares)
+    return Problem(reference, target, rejected, chosen, np.full(size, 1.0 / size)), reward
 
 
 def summarise(df):

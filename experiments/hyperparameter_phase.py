@@ -59,8 +59,8 @@ def _stationary(problems, betas, gammas):
     jobs = [(problems[seed], objective("simpo", beta=beta, gamma=gamma)) for beta, gamma, seed in runs]
     rows = []
     for (beta, gamma, seed), solution in zip(runs, solve_many(jobs, starts=1), strict=True):
-        found = is_isolated(solution)
-        distance = float(js(problems[seed].target, solution.policy)) if found else _FARTHEST
+        end = solution.policy if is_isolated(solution) else None
+        distance = _FARTHEST if end is None else float(js(problems[seed].target, end))
         rows += [(seed, beta, gamma, "js", max(distance, _EXACT))]
         rows += [(seed, beta, gamma, "failed", float(solution.status != "converged"))]
     return rows
@@ -89,8 +89,9 @@ def _trained(problems, name, betas, params):
             metrics=(),
         )
         for (beta, seed), history, solution in zip(runs, histories, solutions, strict=True):
-            ended = history.policy is not None
-            distance = float(js(solution.policy, history.policy)) if ended else _FARTHEST
+            ends = (solution.policy, history.policy)
+            ended = ends[1] is not None
+            distance = _FARTHEST if ends[0] is None or ends[1] is None else float(js(ends[0], ends[1]))
             rows += [(seed, beta, rate, "js", max(distance, _EXACT)), (seed, beta, rate, "failed", float(not ended))]
     if name == "dpo":
         for beta, seed in runs:

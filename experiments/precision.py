@@ -65,8 +65,8 @@ def _rounded(seed):
         log_pi = log_ref + rng.standard_normal((_RESPONSES, 1)) / _TOKENS
         exact = (log_pi - log_ref).sum(axis=1)
         for name, (tokens, sums) in _WAYS.items():
-            totals = (_summed(to_tensor(logs, tokens).to(sums)) for logs in (log_pi, log_ref))
-            found = to_array(reward(Responses(*totals)))
+            policy, reference = (_summed(to_tensor(logs, tokens).to(sums)) for logs in (log_pi, log_ref))
+            found = to_array(reward(Responses(policy, reference)))
             rows.append((seed, name, float(depth), float(np.abs(found - exact).mean())))
     return rows
 

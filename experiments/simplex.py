@@ -69,6 +69,7 @@ def _fields(jobs, points):
     for number, start in enumerate(Policy.from_probs(np.array(one) / points) for one in inside):
         histories = train_many(jobs, steps=1, initial_policy=start, metrics=(), keep_policies=True, **settings)
         for (_, loss), history in zip(jobs, histories, strict=True):
+            assert history.policies is not None  # they are kept
             before, after = history.policies.probs
             values = {**dict(_read(before)), **dict(_read(after - before, "d"))}
             rows += [(loss.name, "field", quantity, number, float(value)) for quantity, value in values.items()]
@@ -79,7 +80,7 @@ def _ends(jobs):
     """Return where each objective is stationary, as far as that is one policy."""
     rows = []
     for (_, loss), solution in zip(jobs, solve_many(jobs, starts=1), strict=True):
-        if is_isolated(solution):
+        if is_isolated(solution) and solution.policy is not None:
             rows += [(loss.name, "end", q, 0, float(p)) for q, p in _read(solution.policy.probs)]
     return rows
 
@@ -102,9 +103,19 @@ def _paths(jobs, params):
     )
     rows = []
     for ((_, loss), seed), history in zip(seeded, histories, strict=True):
+        assert history.policies is not None  # they are kept
         for step, policy in zip(history.steps.tolist(), history.policies.probs, strict=True):
             rows += [(loss.name, params["part"], quantity, step, float(p), seed) for quantity, p in _read(policy)]
-        rows.append((loss.name, params["part"], "js_target", step, float(history.metrics["js_target"][-1]), seed))
+        rows.append(
+            (
+                loss.name,
+                params["part"],
+                "js_target",
+                int(history.steps[-1]),
+                float(history.metrics["js_target"][-1]),
+                seed,
+            )
+        )
     return rows
 
 
