@@ -184,6 +184,20 @@ def test_errors_are_estimates_less_exact_values(estimated):
 COMPARED = ("exact", "estimate", "error")
 
 
+def test_the_truth_of_table_2_is_the_information_that_leads_to_the_policy_and_not_away():
+    """Of large updates the two differ in entropy: DPO at β ends near π_ref e^{u/β}, whose information is e^{u/β}."""
+    rows = cell("table1_2", num_classes=4, num_prompts=1, odds=1.0, beta=(1.0,), steps=1000)
+    found = values(rows[rows["panel"] == "Table 2"], "exact", ["series", "x"])["long", 1.0]
+    gaps = []
+    for seed in SEEDS:
+        _, update = np.random.default_rng(seed).standard_normal((2, 4))
+        towards, away = (np.exp(s * update) / np.exp(s * update).sum() for s in (1.0, -1.0))
+        right, wrong = (-(q @ np.log(q)) for q in (towards, away))
+        assert found[seed] == pytest.approx(right, abs=0.02)
+        gaps.append(abs(right - wrong))
+    assert max(gaps) > 0.3
+
+
 def test_a_long_probe_is_nearer_the_truth_than_a_greedy_one(estimated):
     errors = values(estimated[estimated["panel"] == "Table 2"], "error", ["series", "x"]).abs().mean()
     assert (errors["long"] < 0.05).all()
@@ -191,8 +205,9 @@ def test_a_long_probe_is_nearer_the_truth_than_a_greedy_one(estimated):
 
 
 def test_the_spread_is_the_mean_distance_from_the_bias(estimated):
-    points = TABLES.module.summarise(estimated).set_index(["panel", "series", "quantity", "x"])["mean"]
-    errors = values(estimated[estimated["panel"] == "Table 2"], "error", ["series", "x"])["greedy", 0.2]
+    three = estimated[estimated["seed"].isin(SEEDS[:3])]  # of an odd number the median would give another spread
+    points = TABLES.module.summarise(three).set_index(["panel", "series", "quantity", "x"])["mean"]
+    errors = values(three[three["panel"] == "Table 2"], "error", ["series", "x"])["greedy", 0.2]
     assert points["Table 2", "greedy", "spread", 0.2] == pytest.approx(np.mean(np.abs(errors - errors.mean())))
 
 
