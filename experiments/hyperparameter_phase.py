@@ -89,10 +89,10 @@ def _trained(problems, name, betas, params):
             metrics=(),
         )
         for (beta, seed), history, solution in zip(runs, histories, solutions, strict=True):
-            ends = (solution.policy, history.policy)
-            ended = ends[1] is not None
-            distance = _FARTHEST if ends[0] is None or ends[1] is None else float(js(ends[0], ends[1]))
-            rows += [(seed, beta, rate, "js", max(distance, _EXACT)), (seed, beta, rate, "failed", float(not ended))]
+            wanted, policy = solution.policy, history.policy
+            distance = _FARTHEST if wanted is None or policy is None else float(js(wanted, policy))
+            rows += [(seed, beta, rate, "js", max(distance, _EXACT))]
+            rows += [(seed, beta, rate, "failed", float(policy is None))]
     if name == "dpo":
         for beta, seed in runs:
             rows += [(seed, beta, 0.0, *rate) for rate in _rates(problems[seed], beta, params["steps"])]
