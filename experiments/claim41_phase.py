@@ -41,9 +41,9 @@ SPEC = Spec(
 )
 
 _FAMILIES = {
-    "temperature": ("temperature: reinforcing below τ = 1, smoothing above", "temperature τ", (0.125, 8.0)),
+    "temperature": ("temperature:\nreinforcing below 1, smoothing above", "temperature τ", (0.125, 8.0)),
     "boost": (
-        "likeliest response boosted: reinforcing",
+        "likeliest response boosted:\nreinforcing",
         "factor of its probability, before normalising",
         (1.5, 1500.0),
     ),

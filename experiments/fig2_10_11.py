@@ -147,11 +147,11 @@ def draw(df, axes):
         label_ends(axis)
     for axis in axes[1, :2]:
         axis.set_xlabel("training step")
-    axes[0, 2].set_title(r"first move of E log π($y_w$)")
+    axes[0, 2].set_title("first move")
     axes[0, 2].set_ylabel("nats per unit of step")
-    axes[1, 2].set_title(r"whole move of E log π($y_w$)")
+    axes[1, 2].set_title("whole move")
     axes[1, 2].set_ylabel("nats")
-    axes[1, 2].set_xlabel(r"s of chosen responses $w \propto \pi_{\mathrm{ref}} e^{su}$")
+    axes[1, 2].set_xlabel(r"s of $w \propto \pi_{\mathrm{ref}} e^{su}$")
     for axis in axes[:, 2]:
         axis.axhline(0.0, color="0.5", linewidth=0.6)
         axis.legend()

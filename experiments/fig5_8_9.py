@@ -118,10 +118,10 @@ def draw(df, axes):
             for name, curve in points[points["quantity"] == quantity].groupby("series", sort=False):
                 colour, line, words = objective_look(str(name))
                 draw_band(axis, curve, color=colour, linestyle=line, label=words)
-            axis.set_title("" if row else label)
+            axis.set_title("" if row else label, pad=12.0)
         axes[row, 0].set_ylabel(f"$y_w$ ∼ {chosen},  $y_l$ ∼ {rejected}")
     for axis in axes.flat:
-        axis.margins(x=0)
+        axis.margins(x=0, y=0.12)
         label_ends(axis)
     for axis in axes[-1]:
         axis.set_xlabel("training step")

@@ -101,7 +101,7 @@ def draw(df, axes):
         ticks = rows.loc[rows["quantity"] == "gain_trained", "x"].unique()
         axes[0, column].set_xticks(ticks, [f"{beta:g}" for beta in ticks])
         axes[0, column].xaxis.set_minor_locator(NullLocator())
-        axes[0, column].set_title(rf"log $\pi_{{\mathrm{{ref}}}}$ and R: {panel}")
+        axes[0, column].set_title(panel)
         axes[0, column].set_xlabel("β")
         axes[1, column].set_xlabel(r"KL(π‖$\pi_{\mathrm{ref}}$) [nats]")
     for axis in axes[:, 0]:

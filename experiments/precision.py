@@ -151,7 +151,7 @@ def draw(df, axes):
             colour, line = _LOOKS[str(name)]
             draw_band(axis, curve, color=colour, linestyle=line, label=name)
         axis.margins(x=0)
-        label_ends(axis)
-    axes[0, 0].set_title("rounding of the log-ratio of a response of 100 tokens")
+        label_ends(axis, line_height=1.6)
+    axes[0, 0].set_title("rounding of a log-ratio\nof 100 tokens")
     axes[0, 1].set_title("DPO trained in that precision")
     axes[0, 0].set_ylabel(r"mean error of log π/$\pi_{\mathrm{ref}}$ [nats]")

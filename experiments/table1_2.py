@@ -163,7 +163,7 @@ def draw(df, axes):
     errors = df[(df["panel"] == "Table 2") & df["quantity"].isin(["error", "spread"])]
     _points(axes[0, 2], errors[errors["quantity"] == "error"], bars=errors[errors["quantity"] == "spread"])
     axes[0, 2].axhline(0.0, color="0.5", linewidth=0.8)
-    axes[0, 2].set_title("Table 2: estimate − exact [nats],\nbars: spread over seeds")
+    axes[0, 2].set_title("estimate − exact\n[nats]")
     axes[0, 0].text(
         0.02, df[df["series"] == "reference"]["mean"].iloc[0], **_REFERENCE, transform=axes[0, 0].get_yaxis_transform()
     )

@@ -56,6 +56,8 @@ def redraw(csv: Path, experiment: Experiment, spec: Spec, formats: Sequence[str]
     """
     frame = read_csv(csv)
     with _blaming(f"{csv} cannot be drawn as {spec.id}"):
+        if spec.headline and spec.headline not in set(frame["quantity"]):
+            raise ValueError(f"it has no rows of {spec.headline}")
         files = render(
             lambda axes: experiment.module.draw(frame, axes),
             spec.panels,
