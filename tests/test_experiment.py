@@ -488,11 +488,12 @@ class TestSelectTuned:
 
 
 def marked() -> list:
-    """Return the names of the experiments; those of language models are marked so."""
-    return [
-        pytest.param(name, marks=pytest.mark.llm) if "didsim.llm" in path.read_text("utf-8") else name
-        for name, path in known_experiments().items()
-    ]
+    """Return the names of the experiments; those of language models are marked so, all but the main ones as slow."""
+
+    def mark(name: str, path: Path):
+        return pytest.mark.llm if "didsim.llm" in path.read_text("utf-8") else () if name in MAIN else pytest.mark.slow
+
+    return [pytest.param(name, marks=mark(name, path)) for name, path in known_experiments().items()]
 
 
 FEW_SEEDS = {"bridge": 1}
@@ -512,7 +513,7 @@ def small(request, tmp_path_factory):
 
 
 IN_EITHER_ORDER = [
-    pytest.param(name, marks=pytest.mark.slow) if name in {"fig1_right", "fig7", "stationary"} else name
+    name if name in {"fig1_left", "fig4"} else pytest.param(name, marks=pytest.mark.slow)
     for name in known_experiments()
 ]
 

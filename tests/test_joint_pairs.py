@@ -279,6 +279,7 @@ AT = {
 NO_FORM = {"ipo"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_the_solver_ends_at_the_closed_form_of_joint_pairs_or_there_is_none(name):
     problem, _ = example_pairs(4, 7, ring(7), ds.Sequences(2, 2))

@@ -130,7 +130,14 @@ def test_the_python_that_a_page_prints_gives_the_numbers_that_it_shows(key):
         assert shown[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9, abs=1e-12)), name
 
 
-@pytest.mark.parametrize("slug", {slug: None for slug, _ in LIVE})
+SLOW = {"convergence"}  # it trains for each value
+
+BY_SCRIPT = [
+    pytest.param(slug, marks=pytest.mark.slow) if slug in SLOW else slug for slug in {slug: None for slug, _ in LIVE}
+]
+
+
+@pytest.mark.parametrize("slug", BY_SCRIPT)
 def test_the_script_of_a_page_computes_what_the_library_does(slug):
     lesson = LESSONS[slug]
     steps = [step for step in lesson.steps if step.live]
