@@ -127,15 +127,16 @@ def committed(name: str, ending: str) -> Path:
 def test_a_committed_figure_is_the_full_one_and_belongs_to_its_numbers(name):
     from hashlib import sha256
 
-    from didsim.experiment import load_experiment
+    from didsim.experiment import caption_of, load_experiment
 
     manifest = json.loads(committed(name, "json").read_text("utf-8"))
-    spec = load_experiment(name).spec
+    experiment = load_experiment(name)
+    spec = experiment.spec
     assert manifest["csv_sha256"] == sha256(committed(name, "csv").read_bytes()).hexdigest()
     assert manifest["parameters"] == json.loads(
         json.dumps({"axes": dict(spec.axes), "batch": dict(spec.batch), "constants": dict(spec.constants)})
     )
-    assert (manifest["caption"], manifest["alt"]) == (spec.caption, spec.alt)
+    assert (manifest["caption"], manifest["alt"]) == (caption_of(experiment, spec, committed(name, "csv")), spec.alt)
     assert all(committed(name, ending).stat().st_size > 1000 for ending in ("svg", "pdf", "png"))
 
 

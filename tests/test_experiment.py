@@ -29,6 +29,7 @@ from didsim.experiment import (
     _publish,
     _runner,
     bootstrap_mean,
+    caption_of,
     grid,
     headline_table,
     known_experiments,
@@ -496,6 +497,33 @@ def marked() -> list:
     return [pytest.param(name, marks=mark(name, path)) for name, path in known_experiments().items()]
 
 
+def with_numbers(folder: Path, numbers: str):
+    """Load the user's experiment with a caption that has a field, and a function that fills it."""
+    path = write_mine(folder)
+    source = path.read_text("utf-8").replace('"A test."', '"Ends at {end} nats."')
+    path.write_text(f"{source}\n\ndef numbers(df):\n    return {numbers}\n", "utf-8")
+    return load_experiment(str(path))
+
+
+class TestNumbersInCaptions:
+    def test_are_those_of_the_csv(self, here):
+        experiment = with_numbers(here, '{"end": f"{df[\'mean\'].iloc[-1]:.4f}"}')
+        spec = experiment.spec.replaced(seed=seeds(1), tau=(0.5,))
+        csv = make(experiment, spec, here / "out")
+        end = pd.read_csv(csv)["mean"].iloc[-1]
+        assert json.loads(csv.with_suffix(".json").read_text("utf-8"))["caption"] == f"Ends at {end:.4f} nats."
+
+    @pytest.mark.parametrize("numbers", ["{}", "df['nothing']"])
+    def test_are_missed_where_they_are_not_there(self, here, numbers):
+        experiment = with_numbers(here, numbers)
+        with pytest.raises(BadDataError, match="no numbers for the caption of mine"):
+            make(experiment, experiment.spec.replaced(seed=seeds(1), tau=(0.5,)), here / "out")
+
+    def test_do_not_make_cells_stale(self, here):
+        plain, filled = load_experiment(str(write_mine(here))), with_numbers(here, "{}")
+        assert _runner.computing_source(plain.path) == _runner.computing_source(filled.path)
+
+
 FEW_SEEDS = {"bridge": 1}
 """Experiments of which each run is a check, and takes long."""
 
@@ -547,7 +575,7 @@ class TestEveryExperiment:
         assert manifest["schema_version"] == 1
         assert manifest["experiment"] == plan.id == experiment.path.stem
         assert manifest["csv_sha256"] == hashlib.sha256(csv.read_bytes()).hexdigest()
-        assert manifest["caption"] == plan.caption
+        assert manifest["caption"] == caption_of(experiment, plan, csv)
         assert manifest["alt"] == plan.alt
         written = {name: value for part in manifest["parameters"].values() for name, value in part.items()}
         assert written == json.loads(json.dumps({**plan.axes, **plan.batch, **plan.constants}))

@@ -23,7 +23,7 @@ import didsim as ds
 from didsim.lessons import LESSONS
 from didsim.lessons.labs import LABS
 
-marimo = pytest.importorskip("marimo")
+marimo = pytest.importorskip("marimo", reason="the labs need the extra: pip install 'didsim[teach]'")
 
 from didsim.lessons.labs import serving, tools  # noqa: E402 - after the look whether marimo is there
 

@@ -337,9 +337,9 @@ def defined_names(tree: ast.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_defines_four_public_names_and_no_more(name):
-    names = defined_names(ast.parse(EXPERIMENTS[name].read_text("utf-8")))
-    assert {word for word in names if not word.startswith("_")} == {"SPEC", "run_cell", "summarise", "draw"}
+def test_an_experiment_defines_four_public_names_and_perhaps_the_numbers_of_its_caption(name):
+    names = {word for word in defined_names(ast.parse(EXPERIMENTS[name].read_text("utf-8"))) if word[0] != "_"}
+    assert names - {"numbers"} == {"SPEC", "run_cell", "summarise", "draw"}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

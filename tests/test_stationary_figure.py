@@ -13,9 +13,9 @@ STATIONARY = load_experiment("stationary")
 KINDS = {"converged", "boundary", "continuum", "unsolved"}
 
 
-def solved(name, tau=4.0, **changes):
-    """Return the rows of one cell of `stationary`, of few classes and seeds."""
-    given = {"objective": name, "tau": tau, "seed": seeds(4), "num_classes": 5, "tuning_seeds": 2, "most_points": 12}
+def solved(name, **changes):
+    """Return the rows of one cell of `stationary`, of few classes and seeds, at one temperature."""
+    given = {"objective": name, "tau": (4.0,), "seed": seeds(4), "num_classes": 5, "most_points": 12}
     return STATIONARY.module.run_cell({**given, **changes})
 
 
@@ -51,7 +51,7 @@ def test_distances_are_those_of_the_solver_for_every_seed():
         assert values(rows, "js_did")[seed] == pytest.approx(float(js(problem.did, policy)), rel=1e-9)
 
 
-def test_the_point_of_the_grid_is_the_best_one_for_the_seeds_it_is_tuned_on():
+def test_the_point_of_the_grid_is_the_best_one_for_all_seeds_together():
     rows = solved("simpo", seed=seeds(2))
     chosen = values(rows, "js_target").mean()
     for point in OBJECTIVES["simpo"].grid():
@@ -59,6 +59,16 @@ def test_the_point_of_the_grid_is_the_best_one_for_the_seeds_it_is_tuned_on():
         others = [solve(problem, objective("simpo", **point), starts=1) for problem in problems]
         distance = np.mean([float(js(one.problem.target, one.policy)) for one in others])
         assert chosen <= distance * (1.0 + 1e-9)
+
+
+def test_each_temperature_has_its_own_best_point():
+    taus = (0.25, 2.0, 4.0)
+    together = solved("simpo", tau=taus).set_index(["tau", "seed", "quantity"])
+    assert together["hyperparameters"].nunique() > 1
+    for tau in taus:
+        alone = solved("simpo", tau=(tau,)).set_index(["tau", "seed", "quantity"])
+        assert (together.loc[alone.index, "hyperparameters"] == alone["hyperparameters"]).all()
+        assert together.loc[alone.index, "value"].to_numpy() == pytest.approx(alone["value"].to_numpy(), abs=1e-12)
 
 
 def test_points_that_tie_up_to_rounding_leave_the_first_of_the_grid():

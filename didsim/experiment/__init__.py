@@ -2,7 +2,7 @@
 
 from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands
 from didsim.experiment._pool import in_processes
-from didsim.experiment._publish import headline_table, publish, read_csv, redraw
+from didsim.experiment._publish import caption_of, headline_table, publish, read_csv, redraw
 from didsim.experiment._resolver import MAIN, Experiment, known_experiments, load_experiment
 from didsim.experiment._runner import Cell, plan_cells, run_cells
 from didsim.experiment._spec import MAX_SEEDS, Spec, seeds
@@ -16,6 +16,8 @@ from didsim.experiment._tuning import (
     kind_of,
     select_tuned,
     solve_grid,
+    solve_points,
+    spread_over,
     stationary_levels,
     train_grid,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "Experiment",
     "Spec",
     "bootstrap_mean",
+    "caption_of",
     "describe",
     "grid",
     "headline_table",
@@ -48,6 +51,8 @@ __all__ = [
     "seeds",
     "select_tuned",
     "solve_grid",
+    "solve_points",
+    "spread_over",
     "stationary_levels",
     "train_grid",
     "write_atomic",

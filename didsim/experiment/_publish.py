@@ -35,8 +35,23 @@ def publish(experiment: Experiment, spec: Spec, rows: pd.DataFrame, out: Path) -
     write_atomic(csv, content)
     figures = redraw(csv, experiment, spec, FORMATS)
     manifest = out / f"{spec.id}.json"
-    write_atomic(manifest, _manifest(spec, content))
+    write_atomic(manifest, _manifest(spec, caption_of(experiment, spec, csv), content))
     return [*figures, csv, manifest]
+
+
+def caption_of(experiment: Experiment, spec: Spec, csv: Path) -> str:
+    """Return the caption of a figure, with the numbers of its CSV where the experiment has a function `numbers`.
+
+    `numbers(df)` returns, from the table that is drawn, the words for the fields {name} of the caption.
+
+    Raises:
+        BadDataError: if they cannot be found in that CSV.
+    """
+    numbers = getattr(experiment.module, "numbers", None)
+    if numbers is None:
+        return spec.caption
+    with _blaming(f"{csv} has no numbers for the caption of {spec.id}"):
+        return spec.caption.format(**numbers(read_csv(csv)))
 
 
 @contextmanager
@@ -99,13 +114,13 @@ def _check_numbers(path: Path, frame: pd.DataFrame, column: str) -> None:
         raise BadDataError(f"{path}, line {row + 2}: {column} must be a finite number; got {got!r}.")
 
 
-def _manifest(spec: Spec, csv: bytes) -> bytes:
+def _manifest(spec: Spec, caption: str, csv: bytes) -> bytes:
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment": spec.id,
         "title": spec.title,
         "source": spec.source,
-        "caption": spec.caption,
+        "caption": caption,
         "alt": spec.alt,
         "parameters": {"axes": spec.axes, "batch": spec.batch, "constants": spec.constants},
         "csv_sha256": hashlib.sha256(csv).hexdigest(),

@@ -46,13 +46,13 @@ def plan_cells(experiment: Experiment, spec: Spec, out: Path) -> list[Cell]:
 
 
 def computing_source(path: Path) -> str:
-    """Return the part of an experiment file that its cells depend on: all but the plan, the summary and the drawing."""
+    """Return the part of an experiment file that its cells depend on: all but the plan and what becomes of rows."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kept = [node for node in tree.body if not _AFTERWARDS & _names(node)]
     return ast.unparse(ast.Module(kept, type_ignores=[]))
 
 
-_AFTERWARDS = {"SPEC", "summarise", "draw"}
+_AFTERWARDS = {"SPEC", "summarise", "draw", "numbers"}
 
 
 def _names(node: ast.stmt) -> set[str]:

@@ -27,7 +27,8 @@ class Spec:
         id: its name, also of its files.
         title: one line.
         source: the figure of a paper that it answers to.
-        caption: what is seen, what the band is, and what differs from the paper.
+        caption: what is seen, what the band is, and what differs from the paper; with fields {name} for numbers of
+            the CSV, if the experiment file has a function `numbers` that returns them.
         alt: a description for those who cannot see the figure.
         axes: names and values; each combination is one cell, run and stored on its own.
         batch: names and values that one cell runs together.

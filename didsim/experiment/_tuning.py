@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from didsim.engine import train_many
@@ -18,6 +19,18 @@ RULES = ("minimum", "final")
 def grid(name: str) -> list[BoundObjective]:
     """Return an objective at every point of its search grid."""
     return [OBJECTIVES[name].bind(**point) for point in OBJECTIVES[name].grid()]
+
+
+def spread_over(points: Sequence[BoundObjective], most: int) -> list[BoundObjective]:
+    """Return at most so many points of a grid, at equal distances."""
+    return [points[number] for number in sorted({round(x) for x in np.linspace(0, len(points) - 1, most)})]
+
+
+def solve_points(problems: Sequence[Problem], losses: Sequence[BoundObjective]) -> list[list[Solution]]:
+    """Return, for each loss, the solutions of all problems from π_ref."""
+    jobs = [(problem, loss) for loss in losses for problem in problems]
+    solutions = iter(solve_many(jobs, starts=1) if jobs else [])
+    return [[next(solutions) for _ in problems] for _ in losses]
 
 
 def train_grid(

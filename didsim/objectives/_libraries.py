@@ -15,99 +15,53 @@ authors (abacusai/smaug) publish a text and models, no loss.
 [('TRL', False), ('TRL', False)]
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 
-
-@dataclass(frozen=True)
-class Implementation:
-    """What one library computes under the name of an objective.
-
-    Attributes:
-        library: the library, or the repository.
-        name: what it calls the loss: a class, a function, or the value of an option.
-        computes: in what it differs, or how its arguments map to ours.
-        same: whether it is the formula that didsim computes by default, or None where nobody looked.
-        source: where that was read: a package or repository, a file, and the version or commit.
-    """
-
-    library: str
-    name: str
-    computes: str
-    same: bool | None
-    source: str
-
-
-def _read(library: str, source: str) -> Callable[[str, bool | None, str], Implementation]:
-    """Return a maker of rows that were read in one place."""
-    return lambda name, same, computes: Implementation(library, name, computes, same, source)
-
-
-TRL_DPO = _read("TRL", "trl 1.16.0, trainer/dpo_trainer.py, DPOTrainer._compute_loss")
-TRL_KTO = _read("TRL", "trl 1.16.0, trainer/kto_trainer.py, KTOTrainer._compute_loss")
-TRL_CPO = _read("TRL", "trl 1.16.0, experimental/cpo/cpo_trainer.py, CPOTrainer.cpo_loss and get_batch_loss_metrics")
-TRL_ORPO = _read("TRL", "trl 1.16.0, experimental/orpo/orpo_trainer.py, ORPOTrainer.get_batch_loss_metrics")
-TRL_ONLINE = _read("TRL", "trl 1.16.0, experimental/online_dpo/online_dpo_trainer.py, OnlineDPOTrainer")
-TORCHTUNE = _read("torchtune", "torchtune 0.6.1, rlhf/loss/dpo.py")
-LIGER = _read("Liger-Kernel", "liger-kernel 0.8.5, chunked_loss/dpo_loss.py, preference_loss_fn")
-LIGER_NLL = _read("Liger-Kernel", "liger-kernel 0.8.5, chunked_loss, the loss's file and fused_linear_preference.py")
-LIGER_KTO = _read("Liger-Kernel", "liger-kernel 0.8.5, chunked_loss/kto_loss.py")
-LLAMA_FACTORY = _read("LLaMA-Factory", "llamafactory 0.9.5, train/dpo/trainer.py")
-OPENRLHF = _read("OpenRLHF", "openrlhf 0.11.2, models/loss.py and trainer/dpo_trainer.py")
-PADDLE = _read("PaddleNLP", "PaddlePaddle/PaddleNLP, paddlenlp/trl/dpo_criterion.py at 214cbf3")
-OPEN_INSTRUCT = _read("open-instruct", "allenai/open-instruct, open_instruct/dpo_utils.py at 008fc86")
-SAMPO = _read("LuJunru/SamPO", "LuJunru/SamPO, dpo_trainer.py at 58e1765")
-
-
-def _oxrl(file: str) -> Callable[[str, bool | None, str], Implementation]:
-    return _read("oxRL", f"warlockee/oxRL, oxrl/algs/{file} at d4e8a4b")
-
-
-MITCHELL = _read(
-    "eric-mitchell/direct-preference-optimization",
-    "eric-mitchell/direct-preference-optimization, trainers.py at 8a4023f, preference_loss",
+from didsim.objectives._sources import (
+    ALPHA_DPO_AUTHORS,
+    ALPHA_DPO_BASELINES,
+    BETA_DPO_AUTHORS,
+    CAL_DPO_AUTHORS,
+    CAL_DPO_FIRST,
+    CPO_AUTHORS,
+    DISCOPOP_AUTHORS,
+    DPO_AUTHORS,
+    EPSILON_DPO_AUTHORS,
+    EXO_AUTHORS,
+    F_DPO_AUTHORS,
+    HALOS,
+    HALOS_AUTHORS,
+    HALOS_FIRST,
+    LIGER,
+    LIGER_KTO,
+    LIGER_NLL,
+    LLAMA_FACTORY,
+    MITCHELL,
+    NCA_AUTHORS,
+    NCA_ELSEWHERE,
+    OPEN_INSTRUCT,
+    OPENRLHF,
+    ORPO_AUTHORS,
+    PADDLE,
+    REPO_AUTHORS,
+    SAMPO,
+    SIMPER_AUTHORS,
+    SIMPO_AUTHORS,
+    SPARSE_PO_AUTHORS,
+    SPPO_AUTHORS,
+    TDPO_AUTHORS,
+    TIS_DPO_COPY,
+    TORCHTUNE,
+    TRL_CPO,
+    TRL_DPO,
+    TRL_KTO,
+    TRL_ONLINE,
+    TRL_ORPO,
+    WPO_AUTHORS,
+    Implementation,
+    oxrl,
 )
-DPO_AUTHORS = _read(
-    "eric-mitchell/direct-preference-optimization (authors)",
-    "eric-mitchell/direct-preference-optimization, trainers.py at 8a4023f, preference_loss",
-)
-HALOS = _read("ContextualAI/HALOs", "ContextualAI/HALOs, train/trainers.py at 320a8c6")
-HALOS_FIRST = _read("ContextualAI/HALOs (earlier)", "ContextualAI/HALOs, trainers.py at a52b5ee")
-HALOS_AUTHORS = _read("ContextualAI/HALOs (authors)", "ContextualAI/HALOs, train/trainers.py at 320a8c6")
-EXO_AUTHORS = _read(
-    "haozheji/exact-optimization (authors)", "haozheji/exact-optimization, src/align_stage/loss.py at 1278978"
-)
-DISCOPOP_AUTHORS = _read("luchris429/DiscoPOP (authors)", "luchris429/DiscoPOP, src/alignment/gpo.py at 7c30efa")
-F_DPO_AUTHORS = _read("alecwangcq/f-divergence-dpo (authors)", "alecwangcq/f-divergence-dpo, trainers.py at 07d9369")
-CAL_DPO_AUTHORS = _read("tengxiao1/Cal-DPO (authors)", "tengxiao1/Cal-DPO, scripts/dpo_trainer.py at 646a754")
-CAL_DPO_FIRST = _read("Cal-DPO/Cal-DPO (authors)", "Cal-DPO/Cal-DPO, Pythia-2.8b-exp/trainers.py at 127d76e")
-NCA_AUTHORS = _read(
-    "thu-ml/Noise-Contrastive-Alignment (authors)",
-    "thu-ml/Noise-Contrastive-Alignment, preference_trainer.py at 3669906",
-)
-NCA_ELSEWHERE = _read(
-    "thu-ml/Noise-Contrastive-Alignment", "thu-ml/Noise-Contrastive-Alignment, preference_trainer.py at 3669906"
-)
-SPPO_AUTHORS = _read("uclaml/SPPO (authors)", "uclaml/SPPO, sppo/trainer.py at e524519, dpo_loss")
-CPO_AUTHORS = _read("fe1ixxu/ALMA (authors)", "fe1ixxu/ALMA, utils/cpo_trainer.py at 28997eb")
-ORPO_AUTHORS = _read("xfactlab/orpo (authors)", "xfactlab/orpo, src/orpo_trainer.py at 0f0abfe")
-SIMPO_AUTHORS = _read("princeton-nlp/SimPO (authors)", "princeton-nlp/SimPO, scripts/simpo_trainer.py at 15c4ff8")
-REPO_AUTHORS = _read("junkangwu/RePO (authors)", "junkangwu/RePO, scripts/simpo_trainer.py at 11bf85d")
-SIMPER_AUTHORS = _read("tengxiao1/SimPER (authors)", "tengxiao1/SimPER, scripts/simper_trainer.py at c93e966")
-TDPO_AUTHORS = _read(
-    "Vance0124/Token-level-Direct-Preference-Optimization (authors)",
-    "Vance0124/Token-level-Direct-Preference-Optimization, trainers.py at 4a36a00",
-)
-TIS_DPO_COPY = _read("PhiVanDat123/TIS-DPO", "PhiVanDat123/TIS-DPO, trainers.py at bd59cd6; the authors' was not found")
-SPARSE_PO_AUTHORS = _read(
-    "huawei-noah/HEBO, SparsePO (authors)", "huawei-noah/HEBO, SparsePO/src/trainers/sparse_trainer.py at 04f4ece"
-)
-EPSILON_DPO_AUTHORS = _read("oddqueue/e-dpo (authors)", "oddqueue/e-dpo, trainer.py at 3b9b4cd")
-WPO_AUTHORS = _read("wzhouad/WPO (authors)", "wzhouad/WPO, scripts/run_wpo.py at 3353ef6")
-ALPHA_DPO_AUTHORS = _read("junkangwu/alpha-DPO (authors)", "junkangwu/alpha-DPO, scripts/dpo_trainer.py at f6a8102")
-ALPHA_DPO_BASELINES = _read("junkangwu/alpha-DPO", "junkangwu/alpha-DPO, scripts/dpo_trainer.py at f6a8102")
-BETA_DPO_AUTHORS = _read("junkangwu/beta-DPO (authors)", "junkangwu/beta-DPO, trainers.py at 6f3abb8")
 
 IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
     {
@@ -139,7 +93,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
         "robust_dpo": (
             TRL_DPO("DPOTrainer: loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
             LIGER("loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
-            _oxrl("robust_dpo.py")(
+            oxrl("robust_dpo.py")(
                 "RobustDPO",
                 False,
                 "[(1−ε) S(βD) + ε S(−βD)] / (1−2ε): with a plus it is cdpo rescaled, and not unbiased",
@@ -168,7 +122,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
             PADDLE("loss_type='hinge'", True, "max(0, 1 − βD)"),
             SAMPO("loss_type='hinge'", True, "max(0, 1 − βD), under the name of SLiC"),
         ),
-        "exponential": (_oxrl("gpo.py")("GPO, gpo_loss_type='exponential'", True, "e^{−βD}"),),
+        "exponential": (oxrl("gpo.py")("GPO, gpo_loss_type='exponential'", True, "e^{−βD}"),),
         "exo": (
             TRL_DPO(
                 "DPOTrainer: loss_type='exo_pair'", True, "q log(q/(1−ε)) + (1−q) log((1−q)/ε); ε is label_smoothing"
@@ -196,14 +150,14 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
                 False,
                 "S(β[D − α(B − B)]): the sign is minus, and both 'lengths' are the batch size, so that DPO is left",
             ),
-            _oxrl("rdpo.py")("RDPO", False, "S(βD − α(|y_w| − |y_l|)): the opposite sign"),
+            oxrl("rdpo.py")("RDPO", False, "S(βD − α(|y_w| − |y_l|)): the opposite sign"),
         ),
         "dpop": (
             PADDLE("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
             SAMPO("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
-            _oxrl("dpop.py")("DPOP", True, "S(β[D − λ max(0, −h_w)]); λ = 5 by default"),
+            oxrl("dpop.py")("DPOP", True, "S(β[D − λ max(0, −h_w)]); λ = 5 by default"),
         ),
-        "h_dpo": (_oxrl("hdpo.py")("HDPO", True, "S(αβ(log π_w − log π_l) − β(log π_ref,w − log π_ref,l)); α is η"),),
+        "h_dpo": (oxrl("hdpo.py")("HDPO", True, "S(αβ(log π_w − log π_l) − β(log π_ref,w − log π_ref,l)); α is η"),),
         "dpo_norm": (
             TRL_DPO("DPOTrainer: loss_type='sigmoid_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
             OPEN_INSTRUCT("loss_type='dpo_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
@@ -221,7 +175,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
             ),
         ),
         "chi_po": (
-            _oxrl("chipo.py")("ChiPO", False, "S(β[φ(e^{h_w}) − φ(e^{h_l})]), not cut to ±2R; h in e^h is cut to ±20"),
+            oxrl("chipo.py")("ChiPO", False, "S(β[φ(e^{h_w}) − φ(e^{h_l})]), not cut to ±2R; h in e^h is cut to ±20"),
         ),
         "mi_dpo": (),
         "cal_dpo": (
@@ -229,7 +183,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
                 "loss_type='Cal-DPO'", False, "calibration_weight=0.5, and squares averaged over the batch"
             ),
             CAL_DPO_FIRST("loss.name='cal_dpo', shift=0.5", True, "S(D) + (h_w − 1/(2β))² + (h_l + 1/(2β))²"),
-            _oxrl("caldpo.py")("CalDPO", True, "S(D) + λ[(h_w − 1/(2β))² + (h_l + 1/(2β))²]; λ = 1 by default"),
+            oxrl("caldpo.py")("CalDPO", True, "S(D) + λ[(h_w − 1/(2β))² + (h_l + 1/(2β))²]; λ = 1 by default"),
         ),
         "sppo": (
             TRL_DPO("DPOTrainer: loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
@@ -368,7 +322,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
                 True,
                 "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; α = 0 by default: SimPO",
             ),
-            _oxrl("alphapo.py")("AlphaPO", True, "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; −α a is cut at 50"),
+            oxrl("alphapo.py")("AlphaPO", True, "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; −α a is cut at 50"),
         ),
         "repo": (REPO_AUTHORS("loss_type='repo'", True, "max(0, γ − (a_w − a_l)); γ is gamma_beta_ratio"),),
         "simper": (SIMPER_AUTHORS("loss_type='SimPER'", True, "−e^{a_w} + e^{a_l}"),),
@@ -413,7 +367,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
                 False,
                 "S(β[a_w − a_l − γ/β − α z]): α counts β times; z of D per token, by a running mean and std from 0",
             ),
-            _oxrl("alpha_dpo.py")(
+            oxrl("alpha_dpo.py")(
                 "AlphaDPO",
                 False,
                 "S(β[a_w − a_l − γ/β − α z]): α counts β times; z of D per token, by running statistics",
@@ -425,7 +379,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
                 False,
                 "margin='raw', level='batch', pairs kept by a draw, a running mean from 0, β at least 0.001",
             ),
-            _oxrl("betadpo.py")(
+            oxrl("betadpo.py")(
                 "BetaDPO",
                 False,
                 "margin='raw', a running mean of earlier batches, β at least 0.001, and gradient through β_i",
@@ -438,11 +392,11 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
                 True,
                 "S of β times the difference of sorted margins; label_smoothing is read",
             ),
-            _oxrl("aot.py")("AOT", False, "S(β(sort h_w − sort h_l)): that is aot_unpaired"),
+            oxrl("aot.py")("AOT", False, "S(β(sort h_w − sort h_l)): that is aot_unpaired"),
         ),
         "aot_unpaired": (
             TRL_DPO("DPOTrainer: loss_type='aot_unpaired'", True, "S(β(sort h_w − sort h_l)); label_smoothing is read"),
-            _oxrl("aot.py")("AOT", True, "S(β(sort h_w − sort h_l))"),
+            oxrl("aot.py")("AOT", True, "S(β(sort h_w − sort h_l))"),
         ),
         "dpo_pg": (),
     }

@@ -5,14 +5,18 @@ from didsim.plotting._curves import draw_band, draw_levels, draw_objectives, lab
 from didsim.plotting._render import FORMATS, render
 from didsim.plotting._solutions import Picture, solution_picture
 from didsim.plotting._style import OBJECTIVE_LOOK, OKABE_ITO, STYLES, objective_look
+from didsim.plotting._tables import EXACT, divergence_word, draw_divergences
 
 __all__ = [
+    "EXACT",
     "FORMATS",
     "OBJECTIVE_LOOK",
     "OKABE_ITO",
     "STYLES",
     "Picture",
+    "divergence_word",
     "draw_band",
+    "draw_divergences",
     "draw_levels",
     "draw_objectives",
     "label_ends",

@@ -11,7 +11,7 @@ from didsim.info import Distribution
 from didsim.policy import MAX_CLASSES, Policy, as_policy
 from didsim.preference import Problem
 from didsim.spaces import Categorical, Sequences
-from didsim.worlds._setting import Setting, classes, tilted_by
+from didsim.worlds._setting import Setting, classes
 
 
 def labelled_pairs(sampler: Distribution, wins: FloatArray) -> FloatArray:
@@ -215,5 +215,4 @@ def suboptimal_reference(
     reference = np.where(good, np.log(each), others + np.log1p(-each * good.sum()))
     reward = setting.reward - check_number("beta", beta, POSITIVE) * np.log(each) * good
     setting = replace(setting, reference=Policy.from_log_probs(reference), reward=reward)
-    target = tilted_by(setting.reference, reward, beta)
-    return _labelled(setting, target, _win_probabilities(reward), sampler)
+    return _labelled(setting, setting.optimum(beta), _win_probabilities(reward), sampler)

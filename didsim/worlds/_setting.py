@@ -21,14 +21,12 @@ class Setting:
         reference: π_ref, [K] or [X, K]: the softmax of N(0, 1), the same as the DID construction's of that seed.
         reward: r ~ N(0, s²) of each response, in nats, of the same shape.
         prompts: equal weights, [X], or None.
-        rng: what is drawn next comes from here.
     """
 
     space: Space
     reference: Policy
     reward: FloatArray
     prompts: FloatArray | None
-    rng: np.random.Generator
 
     @classmethod
     def draw(cls, space: Space, num_prompts: int | None, scale: float, seed: int) -> "Setting":
@@ -42,24 +40,19 @@ class Setting:
             raise ValueError(message("prompts × responses²", f"at most {MAX_NUMBERS}", size, hint))
         reference = Policy.from_logits(space.log_probs(random_logits(rng, batch, space)))
         reward = deviation * rng.standard_normal(reference.log_probs.shape)
-        return cls(space, reference, reward, np.full(batch, 1.0 / batch[0]) if batch else None, rng)
+        return cls(space, reference, reward, np.full(batch, 1.0 / batch[0]) if batch else None)
 
     def optimum(self, beta: float) -> Policy:
-        """Return π_ref e^{r/β}/Z, which maximises E r − β KL(π‖π_ref)."""
-        return tilted_by(self.reference, self.reward, beta)
+        """Return π_ref e^{r/β}/Z, which maximises E r − β KL(π‖π_ref).
 
-
-def tilted_by(reference: Policy, reward: FloatArray, beta: float) -> Policy:
-    """Return the policy ∝ π_ref e^{r/β}.
-
-    Raises:
-        ValueError: if β ≤ 0, or if it is so small that r/β overflows.
-    """
-    with np.errstate(over="ignore"):
-        gain = reward / check_number("beta", beta, POSITIVE)
-    if not np.all(np.isfinite(gain)):
-        raise ValueError(message("beta", "large enough for r/β to be finite", beta))
-    return Policy.from_logits(reference.log_probs + gain)
+        Raises:
+            ValueError: if β ≤ 0, or if it is so small that r/β overflows.
+        """
+        with np.errstate(over="ignore"):
+            gain = self.reward / check_number("beta", beta, POSITIVE)
+        if not np.all(np.isfinite(gain)):
+            raise ValueError(message("beta", "large enough for r/β to be finite", beta))
+        return Policy.from_logits(self.reference.log_probs + gain)
 
 
 def classes(num_classes: int) -> Categorical:
