@@ -13,11 +13,11 @@ from didsim.experiment import (
     kind_of,
     mean_bands,
     seeds,
-    solve_points,
     spread_over,
 )
 from didsim.objectives import IMPLEMENTATIONS
 from didsim.plotting import EXACT, divergence_word, draw_divergences, objective_look
+from didsim.stationary import solve_many
 
 SPEC = Spec(
     id="stationary",
@@ -43,7 +43,7 @@ SPEC = Spec(
     ),
     axes={"objective": tuple(IMPLEMENTATIONS)},
     batch={"seed": seeds(20), "tau": (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)},
-    constants={"num_classes": 8, "most_points": 12},
+    constants={"num_classes": 8, "trial_seeds": 2, "most_points": 12},
     quick={
         "tau": (0.5, 4.0),
         "objective": ("dpo", "cdpo", "cal_dpo", "log_pi", "simpo", "kto", "tdpo1"),
@@ -60,21 +60,41 @@ _DISTANCES = {"js_target": "JS(π*‖π)", "js_did": "JS(q‖π)"}
 
 def run_cell(params):
     """Solve for one objective at points of its grid, for every τ and seed; keep the best point for each τ."""
-    numbers, taus = params["seed"], params["tau"]
-    problems = [Problem.from_temperature(params["num_classes"], tau, seed) for tau in taus for seed in numbers]
-    points = spread_over(grid(params["objective"]), params["most_points"])
-    solved = solve_points(problems, points)
+    size, numbers = params["num_classes"], params["seed"]
+    problems = {(tau, seed): Problem.from_temperature(size, tau, seed) for tau in params["tau"] for seed in numbers}
+    points = dict(enumerate(spread_over(grid(params["objective"]), params["most_points"])))
+    first = {place: problem for place, problem in problems.items() if place[1] in numbers[: params["trial_seeds"]]}
+    tried = _solved(first, dict.fromkeys(params["tau"], points))
+    kept = {tau: _worth_solving(tau, points, tried) for tau in params["tau"]}
+    tried |= _solved({place: problem for place, problem in problems.items() if place not in first}, kept)
     rows = []
-    for number, tau in enumerate(taus):
-        part = slice(number * len(numbers), (number + 1) * len(numbers))
-        loss, solutions = min(
-            ((loss, found[part]) for loss, found in zip(points, solved, strict=True)), key=lambda one: _score(one[1])
-        )
-        for seed, solution in zip(numbers, solutions, strict=True):
-            facts = _observe(solution, all(map(is_isolated, solutions)))
-            rows += [(tau, describe(loss), seed, quantity, value) for quantity, value in facts.items()]
+    for tau in params["tau"]:
+        found = {number: [tried[tau, seed, number] for seed in numbers] for number in kept[tau]}
+        best = min(found, key=lambda number: _score(found[number]))
+        complete = all(map(is_isolated, found[best]))
+        for seed, solution in zip(numbers, found[best], strict=True):
+            facts = _observe(solution, complete)
+            rows += [(tau, describe(points[best]), seed, quantity, value) for quantity, value in facts.items()]
     frame = pd.DataFrame(rows, columns=["tau", "hyperparameters", "seed", "quantity", "value"])
     return frame.assign(objective=params["objective"])
+
+
+def _solved(problems, points):
+    """Return the solutions of problems by τ and seed, at the points of their τ, by τ, seed and number of the point."""
+    jobs = {
+        (tau, seed, number): (problem, loss)
+        for (tau, seed), problem in problems.items()
+        for number, loss in points[tau].items()
+    }
+    return dict(zip(jobs, solve_many(list(jobs.values()), starts=1) if jobs else [], strict=True))
+
+
+def _worth_solving(tau, points, tried):
+    """Return the points at which the first seeds have solutions; if none is, the one that comes nearest to it."""
+    found = {number: [tried[place] for place in tried if place[0] == tau and place[2] == number] for number in points}
+    kept = {number: points[number] for number, solutions in found.items() if all(map(is_isolated, solutions))}
+    best = min(found, key=lambda number: _score(found[number]))
+    return kept or {best: points[best]}
 
 
 def _score(solutions):

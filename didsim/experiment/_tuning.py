@@ -26,13 +26,6 @@ def spread_over(points: Sequence[BoundObjective], most: int) -> list[BoundObject
     return [points[number] for number in sorted({round(x) for x in np.linspace(0, len(points) - 1, most)})]
 
 
-def solve_points(problems: Sequence[Problem], losses: Sequence[BoundObjective]) -> list[list[Solution]]:
-    """Return, for each loss, the solutions of all problems from π_ref."""
-    jobs = [(problem, loss) for loss in losses for problem in problems]
-    solutions = iter(solve_many(jobs, starts=1) if jobs else [])
-    return [[next(solutions) for _ in problems] for _ in losses]
-
-
 def train_grid(
     objectives: Sequence[str],
     taus: Sequence[float],

@@ -14,12 +14,27 @@ from torch import Tensor, nn
 
 from didsim._checks import message
 from didsim.llm._vocabulary import HiddenTokens
-from didsim.objectives import Pairs, Responses, Tokens
+from didsim.objectives import Pairs, Responses, Tokens, Vocabulary
 
 Batch = Mapping[str, Tensor]
 
 NOT_THE_MODEL_S = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps", "weight")
 """What of a batch the model does not take."""
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """What a model read of sequences of which a batch holds several copies.
+
+    Attributes:
+        mask: where the tokens of responses stand, [U, T].
+        hidden: last hidden states before them, [n, H].
+        index: which of these sequences each row of the batch is, [2B].
+    """
+
+    mask: Tensor
+    hidden: Tensor
+    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,14 @@ class Reading:
         output: all that TRL's fused head returns.
         hidden: last hidden states before the tokens of responses, [N, H], if they were asked for.
         head: what makes logits of them.
+        distinct: the same hidden states without repetitions, where rows are repeated.
     """
 
     log_probs: Tensor
     output: Any = None
     hidden: Tensor | None = None
     head: Callable[[Tensor], Tensor] | None = None
+    distinct: Distinct | None = None
 
 
 def read(model: nn.Module, inner: Any, batch: Batch, with_hidden: bool = False, with_routers: bool = False) -> Reading:
@@ -132,16 +149,15 @@ def pairs_of(
         side, pair = ("chosen", "rejected")[row >= len(mask) // 2], row % (len(mask) // 2)
         hint = "Was it cut off by max_length? Raise that, or drop such pairs from the data."
         raise ValueError(message(f"the {side} response of pair {pair} of a batch", "at least one token", "none", hint))
-    vocabulary = _vocabulary(policy, reference, mask) if "vocabulary" in needs else None
+    vocabulary = _vocabulary(policy, reference, mask) if "vocabulary" in needs else (None, None)
     sides = []
     for number in (0, 1):
         rows = slice(0, len(mask) // 2) if number == 0 else slice(len(mask) // 2, None)
         log_ref = None if reference is None else reference.log_probs[rows]
         tokens = None
         if "tokens" in needs:
-            sums = None if vocabulary is None else vocabulary.half(number)
             own = {} if masks is None else {"reward_mask": masks[rows, :, 0], "kl_mask": masks[rows, :, 1]}
-            tokens = Tokens(policy.log_probs[rows], mask[rows], log_ref, sums, **own)
+            tokens = Tokens(policy.log_probs[rows], mask[rows], log_ref, vocabulary[number], **own)
         sides.append(
             Responses(
                 log_pi=policy.log_probs[rows].sum(1),
@@ -157,12 +173,20 @@ def pairs_of(
     return Pairs(sides[0], sides[1], weights)
 
 
-def _vocabulary(policy: Reading, reference: Reading | None, mask: Tensor) -> HiddenTokens:
+def _vocabulary(policy: Reading, reference: Reading | None, mask: Tensor) -> tuple[Vocabulary, Vocabulary]:
+    """Return the sums over the vocabulary at the tokens of chosen and of rejected responses."""
     assert policy.hidden is not None  # it was read for this
     assert policy.head is not None
-    if reference is None:
-        return HiddenTokens(mask, policy.hidden, policy.head)
-    return HiddenTokens(mask, policy.hidden, policy.head, reference.hidden, reference.head)
+    ref_hidden, ref_head = (None, None) if reference is None else (reference.hidden, reference.head)
+    if policy.distinct is None:
+        sums = HiddenTokens(mask, policy.hidden, policy.head, ref_hidden, ref_head)
+        return sums.half(0), sums.half(1)
+    once = policy.distinct
+    if reference is not None and reference.distinct is not None:
+        ref_hidden = reference.distinct.hidden
+    sums = HiddenTokens(once.mask, once.hidden, policy.head, ref_hidden, ref_head)
+    chosen, rejected = once.index.chunk(2)
+    return sums.map(lambda values: values[chosen]), sums.map(lambda values: values[rejected])
 
 
 def log_prior(reference: Reading, alone: Batch, prior: nn.Module) -> Tensor:

@@ -21,7 +21,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from didsim._checks import message
 from didsim.llm._chatter import without_chatter
-from didsim.llm._reading import Batch, Reading, token_mask
+from didsim.llm._reading import Batch, Distinct, Reading, token_mask
 from didsim.llm._trainer import PreferenceTrainer
 from didsim.objectives import BoundObjective
 from didsim.policy import Policy
@@ -229,8 +229,8 @@ def _repeated(reading: Reading, mask: Tensor, index: Tensor) -> Reading:
     """Return what is read of rows for each that is the same."""
     fields = {name: getattr(reading.output, name) for name in ("entropy", "mean_logits", "is_top1")}
     output = SimpleNamespace(**{name: None if field is None else field[index] for name, field in fields.items()})
-    hidden = reading.hidden
-    if hidden is not None:
-        places = mask.new_zeros(mask.shape, dtype=torch.long).masked_scatter(mask, torch.arange(len(hidden)))
-        hidden = hidden[places[index][mask[index]]]
-    return Reading(reading.log_probs[index], output, hidden, reading.head)
+    if reading.hidden is None:
+        return Reading(reading.log_probs[index], output)
+    places = mask.new_zeros(mask.shape, dtype=torch.long).masked_scatter(mask, torch.arange(len(reading.hidden)))
+    hidden = reading.hidden[places[index][mask[index]]]
+    return Reading(reading.log_probs[index], output, hidden, reading.head, Distinct(mask, reading.hidden, index))
