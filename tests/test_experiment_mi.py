@@ -1,9 +1,12 @@
 """Laws of the numbers in the figures that answer to the MI-DPO paper, against values that their code does not use."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 from didsim.experiment import load_experiment, seeds
+from didsim.worlds import bradley_terry
 
 SEEDS = seeds(3)
 
@@ -58,3 +61,47 @@ def test_a_uniform_prior_forgets_the_reference_and_the_last_policy_moves_twice()
         for prior, scores in (("uniform", gain), ("previous", problem.target.log_probs + gain)):
             expected = js(problem.target.probs, softmax(scores)).mean()
             assert distances[prior][seed] == pytest.approx(expected, abs=1e-9)
+
+
+# --- mi_joint ---------------------------------------------------------------------------------------------
+
+
+WORLDS = ("all policies", "restricted, one prompt")
+
+
+@cache
+def ends(world):
+    """Return the last values of every prior with one prompt."""
+    rows = cell("mi_joint", world=world, num_prompts=1, num_classes=6, num_features=2, steps=600)
+    return rows.sort_values("step").groupby(["quantity", "prior", "seed"])["value"].last()
+
+
+def test_a_learned_prior_takes_half_of_what_is_to_be_learned():
+    """Policy and prior have opposite gradients, so that a free policy with one prompt ends at π_ref e^{r/2}."""
+    found = ends("all policies")["js_target", "learned"]
+    for seed in SEEDS:
+        world = bradley_terry(6, seed=seed, num_prompts=1)
+        half = softmax(0.5 * (world.reference.log_probs + world.target.log_probs))
+        assert found[seed] == pytest.approx(js(world.target.probs, half).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_learned_prior_attains_the_least_loss_and_dpo_does_if_its_class_can(world):
+    excess = ends(world)["excess"]
+    assert (excess["learned"].abs() < 1e-6).all()
+    assert (excess["reference"].abs() < 1e-6).all() if world == "all policies" else (excess["reference"] > 1e-4).all()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_alternation_with_one_prompt_has_margins_of_zero(world):
+    """Its loss is log 2, and the least one is the entropy of the labels."""
+    excess = ends(world)["excess"]["marginal"]
+    for seed in SEEDS:
+        law = bradley_terry(6, seed=seed, num_prompts=1).pairs[0]
+        entropy = -(law * np.log(law / (law + law.T))).sum()
+        assert excess[seed] == pytest.approx(np.log(2.0) - entropy, abs=1e-9)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_best_policy_of_the_class_is_the_target_only_if_all_are_allowed(world):
+    assert (ends(world)["js_best", "best"] < 1e-15).all() == (world == "all policies")
