@@ -1,0 +1,76 @@
+"""Laws of the numbers in the figures that answer to the α-DPO paper, against values that their code does not use."""
+
+import numpy as np
+import pytest
+
+from didsim.experiment import load_experiment, seeds
+from didsim.worlds import bradley_terry
+
+SEEDS = seeds(3)
+
+
+def cell(name, **changes):
+    """Return the rows of one cell of an experiment, of its full plan but for few seeds and these changes."""
+    experiment = load_experiment(name)
+    first = experiment.spec.cells()[0]
+    return experiment.module.run_cell({**first, "seed": SEEDS, **changes})
+
+
+def values(rows, quantity, by):
+    """Return a quantity, with rows for seeds and columns for the points of a curve."""
+    return rows[rows["quantity"] == quantity].pivot_table(index="seed", columns=by, values="value")
+
+
+def softmax(scores):
+    return np.exp(scores) / np.exp(scores).sum()
+
+
+def js(p, q):
+    middle = 0.5 * (p + q)
+    return 0.5 * (p @ np.log(p / middle) + q @ np.log(q / middle))
+
+
+# --- alpha_table2 -----------------------------------------------------------------------------------------
+
+
+def ends(variant, lengths="equal lengths", **changes):
+    return cell("alpha_table2", lengths=lengths, variant=variant, **changes)
+
+
+def test_without_z_scores_a_variant_without_a_margin_ends_on_the_path_away_from_the_reference():
+    """π ∝ π_ref (π_0/π_ref)^{1/(1−α)} with π_0 ∝ e^{r/β}; and DPO at π_ref e^{r/β}."""
+    found = values(ends("no z-score", gamma=0.0, alpha=(0.0, 0.2)), "js_target", "x")
+    dpo = values(ends("dpo"), "js_target", "x")[0.0]
+    for seed in SEEDS:
+        world = bradley_terry(15, seed=seed)
+        log_ref, reward = world.reference.log_probs, world.target.log_probs - world.reference.log_probs
+        for alpha in (0.0, 0.2):
+            policy = softmax(log_ref + (reward / 2.5 - log_ref) / (1.0 - alpha))
+            assert found.loc[seed, alpha] == pytest.approx(js(world.target.probs, policy), abs=1e-9)
+        assert dpo[seed] == pytest.approx(js(world.target.probs, softmax(log_ref + reward / 2.5)), abs=1e-9)
+
+
+@pytest.mark.parametrize("lengths", ["equal lengths", "unequal lengths"])
+def test_at_zero_all_forms_are_simpo_and_normalisation_matters_for_unequal_lengths(lengths):
+    at_zero = {
+        name: values(ends(name, lengths, alpha=(0.0,)), "win_rate", "x")[0.0].to_numpy()
+        for name in ("ratio", "no z-score", "no stop", "policy", "reference", "inverse", "TDPO's δ", "no lengths")
+    }
+    plain = at_zero.pop("no lengths")
+    for name, found in at_zero.items():
+        np.testing.assert_allclose(found, at_zero["ratio"], atol=1e-9, err_msg=name)
+    assert np.allclose(plain, at_zero["ratio"], atol=1e-9) == (lengths == "equal lengths")
+
+
+def test_a_win_rate_is_that_of_a_loop_over_rewards():
+    found = values(ends("dpo"), "win_rate", "x")[0.0]
+    for seed in SEEDS:
+        world = bradley_terry(15, seed=seed)
+        reward = world.target.log_probs - world.reference.log_probs
+        policy = softmax(world.reference.log_probs + reward / 2.5)
+        expected = sum(
+            policy[i] * world.reference.probs[j] / (1.0 + np.exp(reward[j] - reward[i]))
+            for i in range(15)
+            for j in range(15)
+        )
+        assert found[seed] == pytest.approx(expected, abs=1e-9)
