@@ -74,3 +74,15 @@ def test_a_win_rate_is_that_of_a_loop_over_rewards():
             for j in range(15)
         )
         assert found[seed] == pytest.approx(expected, abs=1e-9)
+
+
+# --- alpha_fig2 -------------------------------------------------------------------------------------------
+
+
+def test_of_uniform_rejected_responses_the_margin_of_the_reference_is_how_far_it_is_from_uniform():
+    """At τ = 1/2 rejected responses are uniform: the margin is KL(π_ref‖U) + KL(U‖π_ref)."""
+    rows = cell("alpha_fig2", world="DID, τ = 1/2", num_classes=5, steps=400, record_every=1, objective=("dpo",))
+    batches = values(rows[rows["series"] == "batch"], "margin", "step").mean(axis=1)
+    for seed in SEEDS:
+        p = softmax(np.random.default_rng(seed).standard_normal(5))
+        assert batches[seed] == pytest.approx(p @ np.log(5.0 * p) - np.log(5.0 * p).mean(), abs=0.05)
