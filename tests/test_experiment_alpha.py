@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from didsim import Policy, kl
 from didsim.experiment import load_experiment, seeds
-from didsim.worlds import bradley_terry
+from didsim.worlds import bradley_terry, length_bias
 
 SEEDS = seeds(3)
 
@@ -86,3 +87,13 @@ def test_of_uniform_rejected_responses_the_margin_of_the_reference_is_how_far_it
     for seed in SEEDS:
         p = softmax(np.random.default_rng(seed).standard_normal(5))
         assert batches[seed] == pytest.approx(p @ np.log(5.0 * p) - np.log(5.0 * p).mean(), abs=0.05)
+
+
+# --- alpha_fig3 -------------------------------------------------------------------------------------------
+
+
+def test_for_responses_of_the_reference_the_sequential_divergence_is_the_divergence():
+    problem = length_bias(2, 3, seed=42)
+    other = Policy.from_logits(np.random.default_rng(0).standard_normal((4, problem.num_classes)))
+    found = load_experiment("alpha_fig3").module._sequential_kl(problem, other)
+    np.testing.assert_allclose(found @ problem.reference.probs, kl(problem.reference, other), atol=1e-12)
