@@ -97,3 +97,22 @@ def test_for_responses_of_the_reference_the_sequential_divergence_is_the_diverge
     other = Policy.from_logits(np.random.default_rng(0).standard_normal((4, problem.num_classes)))
     found = load_experiment("alpha_fig3").module._sequential_kl(problem, other)
     np.testing.assert_allclose(found @ problem.reference.probs, kl(problem.reference, other), atol=1e-12)
+
+
+# --- alpha_fig4_6 -----------------------------------------------------------------------------------------
+
+
+def test_simpo_without_a_margin_learns_the_margins_of_the_true_reward():
+    rows = cell("alpha_fig4_6", objective="simpo", gamma=(0.0,), points=801, steps=1500)
+    spread, centre = values(rows, "margin_sd", "number")[0.0], values(rows, "margin_mean", "number")[0.0]
+    density = values(rows, "margin", "x")
+    for seed in SEEDS:
+        world = length_bias(2, 4, bias=0.0, seed=seed)
+        reward, law = world.target.log_probs - world.reference.log_probs, world.pairs - np.diag(np.diag(world.pairs))
+        margins, law = reward[:, None] - reward, law / law.sum()
+        mean = (law * margins).sum()
+        assert centre[seed] == pytest.approx(mean, abs=2e-3)
+        assert spread[seed] == pytest.approx(np.sqrt((law * (margins - mean) ** 2).sum()), abs=2e-3)
+        x = density.columns.to_numpy()
+        inside = law[(margins > x[0]) & (margins < x[-1])].sum()
+        assert density.loc[seed].sum() * (x[1] - x[0]) == pytest.approx(inside, abs=0.01)
