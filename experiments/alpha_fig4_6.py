@@ -21,8 +21,8 @@ SPEC = Spec(
         "0.4, bottom; α = 0 is SimPO), β = 2.5. Right: how wide they are, and the mean of −log π(y_w). As in the "
         "paper, a larger γ flattens both distributions and lowers the likelihood of chosen responses. What the paper "
         "says of α does not show here: it finds flatter margins for a smaller α, and likelihoods that remain as they "
-        "are. Here a larger α flattens margins too, if less than γ, and lowers and spreads the likelihoods as much as "
-        "γ does: for the same spread of margins α-DPO pays with more of it than SimPO. Pairs are labelled by a true "
+        "are. Here a larger α flattens margins too, if less than γ does, and lowers and spreads likelihoods about as "
+        "much: the same spread of margins costs α-DPO more likelihood than SimPO. Pairs are labelled by a true "
         "reward, over the 31 sequences of up to four of two tokens; densities are smoothed by 0.4 nats. Means over "
         "seeds, bands 95% bootstrap intervals of the mean. 300 steps of RMSprop with exact expectations, whose rate "
         "falls from 5e-2 to 0. Panel (a) of the paper's Fig. 4, win rates over α, is in alpha_table2."
@@ -91,7 +91,7 @@ def _measured(history, points):
     return pd.DataFrame(rows, columns=["quantity", "x", "value"])
 
 
-_RANGES = {"margin": (-4.0, 6.0), "log_pi": (-9.0, 0.5)}
+_RANGES = {"margin": (-6.0, 6.0), "log_pi": (-9.0, 0.5)}
 """Where densities are drawn, in nats."""
 
 _WIDTH = 0.4
