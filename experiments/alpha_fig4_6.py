@@ -80,7 +80,7 @@ def _measured(history, points):
     pairs, _ = snapshot_pairs(history.problem, history.policy, history.loss)
     margin = to_array(reward_margin(pairs, history.loss.hyperparameters["beta"], length_normalise=True))
     log_pi = np.broadcast_to(to_array(pairs.chosen.log_pi), margin.shape)
-    weights = to_array(pairs.weights) * ~np.eye(margin.shape[-1], dtype=bool)  # a response is no pair with itself
+    weights = history.problem.pair_probs() * ~np.eye(margin.shape[-1], dtype=bool)  # a response is no pair with itself
     weights = weights.ravel() / weights.sum()
     rows = []
     for (quantity, (low, high)), values in zip(_RANGES.items(), (margin, log_pi), strict=True):
@@ -108,7 +108,8 @@ def summarise(df):
     """Average over seeds; what is one number for each value of γ or α stands at that value."""
     points = mean_bands(df, ["objective", "number", "quantity", "x"], "value").rename(columns={"objective": "panel"})
     single = ~points["quantity"].isin(list(_RANGES))
-    points["series"] = points["panel"].map(_SYMBOLS) + points["number"].map(" = {:g}".format)
+    names = zip(points["panel"], points["number"], strict=True)
+    points["series"] = [f"{_SYMBOLS[panel]} = {number:g}" for panel, number in names]
     points.loc[single, "x"] = points.loc[single, "number"]
     points.loc[single, "series"] = points.loc[single, "quantity"]
     return points[["panel", "series", "quantity", "x", "mean", "lo", "hi", "n", "band"]]
