@@ -146,6 +146,6 @@ def draw(df, axes):
         axes[row, 2].set_xlabel(_SYMBOLS[str(panel)])
     axes[0, 2].set_ylim(0.0, 5.4)
     axes[0, 2].legend(loc="upper left")
-    axes[0, 2].set_title("mean and standard deviation [nats]")
+    axes[0, 2].set_title("mean and s.d. [nats]")
     axes[1, 0].set_xlabel(r"reward margin r($y_w$) − r($y_l$) [nats]")
     axes[1, 1].set_xlabel(r"log π($y_w$) [nats]")
