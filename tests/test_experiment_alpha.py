@@ -63,6 +63,17 @@ def test_at_zero_all_forms_are_simpo_and_normalisation_matters_for_unequal_lengt
     assert np.allclose(plain, at_zero["ratio"], atol=1e-9) == (lengths == "equal lengths")
 
 
+def test_the_reference_pulls_with_one_sign_and_pushes_with_the_other_and_single_decisions_have_one_divergence():
+    """U π_ref^α leads from SimPO towards DPO, whose distance to the target is less; the inverse leads away."""
+    changes = {
+        name: values(ends(name, alpha=(0.0, 0.5)), "js_target", "x").diff(axis=1)[0.5]
+        for name in ("reference", "inverse", "TDPO's δ")
+    }
+    assert (changes["reference"] < -1e-3).all()
+    assert (changes["inverse"] > 1e-3).all()
+    assert (changes["TDPO's δ"].abs() < 1e-12).all()
+
+
 def test_a_win_rate_is_that_of_a_loop_over_rewards():
     found = values(ends("dpo"), "win_rate", "x")[0.0]
     for seed in SEEDS:
@@ -80,13 +91,16 @@ def test_a_win_rate_is_that_of_a_loop_over_rewards():
 # --- alpha_fig2 -------------------------------------------------------------------------------------------
 
 
-def test_of_uniform_rejected_responses_the_margin_of_the_reference_is_how_far_it_is_from_uniform():
+def test_where_rejected_responses_are_uniform_the_margin_of_the_reference_is_its_distance_from_uniform():
     """At τ = 1/2 rejected responses are uniform: the margin is KL(π_ref‖U) + KL(U‖π_ref)."""
     rows = cell("alpha_fig2", world="DID, τ = 1/2", num_classes=5, steps=400, record_every=1, objective=("dpo",))
     batches = values(rows[rows["series"] == "batch"], "margin", "step").mean(axis=1)
+    ranked = values(rows, "ranked", "step")[0]
     for seed in SEEDS:
         p = softmax(np.random.default_rng(seed).standard_normal(5))
         assert batches[seed] == pytest.approx(p @ np.log(5.0 * p) - np.log(5.0 * p).mean(), abs=0.05)
+        likelier = (p[:, None] > p).sum(axis=1) + 0.5  # of five, and itself half
+        assert ranked[seed] == pytest.approx(p @ likelier / 5.0, abs=1e-12)
 
 
 # --- alpha_fig3 -------------------------------------------------------------------------------------------
