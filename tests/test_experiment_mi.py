@@ -102,6 +102,15 @@ def test_alternation_with_one_prompt_has_margins_of_zero(world):
         assert excess[seed] == pytest.approx(np.log(2.0) - entropy, abs=1e-9)
 
 
+def test_a_policy_whose_prior_follows_it_loses_all_responses_that_are_rejected_more_often():
+    """At margins of 0 its gradient is the constant (l − w)/2, whose signs RMSprop follows with equal steps."""
+    found = ends("all policies")["js_target", "marginal"]
+    for seed in SEEDS:
+        world = bradley_terry(6, seed=seed, num_prompts=1)
+        kept = np.where(world.chosen.probs > world.rejected.probs, world.reference.probs, 1e-12)
+        assert found[seed] == pytest.approx(js(world.target.probs, kept / kept.sum()).item(), rel=1e-3)
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_best_policy_of_the_class_is_the_target_only_if_all_are_allowed(world):
     assert (ends(world)["js_best", "best"] < 1e-15).all() == (world == "all policies")
