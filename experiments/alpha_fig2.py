@@ -26,9 +26,9 @@ SPEC = Spec(
         "mean. 1500 steps of RMSprop at 2e-3."
     ),
     alt=(
-        "Three panels. The reference's margin is a flat noisy line, at 0.8 in the first, 0.1 in the second and −0.3 "
-        "in the third. DPO ends above it everywhere, SimPO and α-DPO together: below it in the first, above it in the "
-        "others."
+        "Three panels. The reference's margin is a flat noisy line, well above 0 in the first, near 0 in the second "
+        "and below 0 in the third. DPO ends above it everywhere, SimPO and α-DPO together: below it in the first, "
+        "above it in the others."
     ),
     axes={"world": ("DID, τ = 1/2", "Bradley–Terry", "DID, τ = 2")},
     batch={"seed": seeds(20), "objective": ("dpo", "simpo", "alpha_dpo")},

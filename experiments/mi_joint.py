@@ -28,10 +28,10 @@ SPEC = Spec(
         "prior. Right: with one prompt the paper's claim is true and strict, the learned prior attains the least loss "
         "and DPO does not; but its policy is farther from π* than DPO's, for what is gained in loss is said by the "
         "prior and not by the policy. Alternation attains the least loss nowhere (right: its margins are 0 "
-        "throughout) and ends farthest from π*; exact alternation, each step to its end, leaves one to four responses "
-        "of eight (dashed: its JS). Dotted: the policy of the class with the least KL(π*‖π). With one prompt π_ref(y) "
-        "is π_ref(y|x). Means over seeds, bands 95% bootstrap intervals of the mean. The paper has no experiments; "
-        "here exact expectations, and 300 steps of RMSprop whose rate falls from 2e-2 to 0."
+        "throughout) and ends farthest from π*; exact alternation, each step to its end, leaves no more of the eight "
+        "responses than there are prompts (dashed: its JS). Dotted: the policy of the class with the least KL(π*‖π). "
+        "With one prompt π_ref(y) is π_ref(y|x). Means over seeds, bands 95% bootstrap intervals of the mean. The "
+        "paper has no experiments; here exact expectations, and 300 steps of RMSprop whose rate falls from 2e-2 to 0."
     ),
     alt=(
         "Six panels. The learned prior reaches zero excess loss on the left and on the right, and lies between DPO "

@@ -34,9 +34,9 @@ SPEC = Spec(
         "Means over seeds, bands 95% bootstrap intervals of the mean, most of them narrower than the markers."
     ),
     alt=(
-        "A table of ten priors. Losses, gradients and ends stand at 0 or near 1e-16 for nine of them, and near 0.1 for "
-        "the printed prior of R-DPO. Gradients with frozen priors stand near 0.2 in five rows. In a second panel all "
-        "priors but that of DPO end at 1e-4 to 0.1 nats from the target."
+        "A table of ten priors. Losses, gradients and ends differ by 0 or by rounding for nine of them, and visibly "
+        "for the printed prior of R-DPO. Gradients with frozen priors differ in five rows more, their ends do not. In "
+        "a second panel the prior of DPO alone ends at the target."
     ),
     axes={
         "prior": (
