@@ -21,7 +21,7 @@ from didsim import (
     train,
     train_many,
 )
-from didsim.engine import OPTIMISERS, SCHEDULES, Settings
+from didsim.engine import OPTIMISERS, SCHEDULES, Settings, evaluated, snapshot_pairs
 from didsim.engine._draws import sampled_blocks
 from didsim.engine._gradient import gradient_of, plain_gradient
 from didsim.engine._plan import plan_runs
@@ -54,6 +54,18 @@ FINISHED = re.compile(r"completed|diverged at step [1-9]\d*")
 def grid(name: str) -> list:
     """Every point of the search grid of an objective, but the marginal prior: with one prompt it is π itself."""
     return [objective(name, **point) for point in OBJECTIVES[name].grid() if point.get("prior") != "marginal"]
+
+
+def test_a_loss_at_one_policy_is_differentiated_in_the_mean_over_prompts():
+    """Of DPO at π_ref the gradient by logits is (l − w)/2, for each prompt as often as it is asked."""
+    log_probs = np.log([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    reference, chosen, rejected = (Policy.from_log_probs(x) for x in (log_probs, log_probs[::-1], log_probs))
+    problem = Problem(reference, reference, rejected, chosen, np.array([0.25, 0.75]))
+    pairs, logits = snapshot_pairs(problem, reference, objective("dpo"))
+    losses, gradient = evaluated(objective("dpo")(pairs), pairs, logits)
+    np.testing.assert_allclose(losses, np.log(2.0), atol=1e-15)
+    expected = 0.5 * (rejected.probs - chosen.probs) * np.array([[0.25], [0.75]])
+    np.testing.assert_allclose(gradient, expected.ravel(), atol=1e-15)
 
 
 def test_mi_dpo_under_the_marginal_of_a_single_prompt_has_nothing_to_learn():

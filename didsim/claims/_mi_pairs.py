@@ -5,19 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from didsim._arrays import FloatArray
 from didsim.claims._fields import Choice, Count, Field, Instance, Simplex
-from didsim.engine import Settings, plan_runs
-from didsim.objectives import BoundObjective, Pairs, objective
+from didsim.engine import Evaluation, evaluated, snapshot_pairs
+from didsim.objectives import BoundObjective, objective
 from didsim.policy import Policy
 from didsim.preference import Problem
 from didsim.spaces import Sequences
-
-Evaluation = tuple[FloatArray, FloatArray]
-"""The loss of every pair, [X, K, K], and the gradient of its mean by the logits of decisions, [D]."""
 
 TABLES: tuple[str, ...] = ("num_prompts", "num_classes")
 SEQUENCES: Mapping[str, Field] = {
@@ -51,21 +45,6 @@ def problem_of(instance: Instance, **changes: Any) -> Problem:
         reference=reference, target=reference, chosen=chosen, rejected=rejected, prompts=prompts, space=space
     )
     return replace(problem, **changes)
-
-
-def snapshot_pairs(problem: Problem, policy: Policy, loss: BoundObjective) -> tuple[Pairs, Tensor]:
-    """Return all pairs of a problem as a loss sees them under a policy, and the logits they are differentiated by."""
-    settings = Settings(steps=1, mode="population", path="table", dtype="float64", metrics=(), initial_policy=policy)
-    plan = plan_runs([(problem, loss)], settings)
-    group, weights = plan.groups[0], plan.exact_weights("float64")
-    logits = plan.initial.clone().requires_grad_()
-    return weights.pairs(group.snapshot(logits), group.streams), logits
-
-
-def evaluated(losses: Tensor, pairs: Pairs, logits: Tensor) -> Evaluation:
-    """Return losses of all pairs, and the gradient of their mean."""
-    (gradient,) = torch.autograd.grad(pairs.mean(losses).sum(), logits, retain_graph=True)
-    return losses.detach().numpy(), gradient.numpy().ravel()
 
 
 def distance(first: Evaluation, second: Evaluation, scale: float) -> float:

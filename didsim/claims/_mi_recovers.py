@@ -15,14 +15,13 @@ from didsim.claims._mi_pairs import (
     both_ways,
     compared,
     distance,
-    evaluated,
     flows,
     one_decision,
     problem_of,
-    snapshot_pairs,
 )
 from didsim.claims._mi_roles import FROZEN_PRIOR, SIMPO, SINGLE_PRIOR, SPARSE_PO, SPARSE_PO_CORRECTED, TIS_DPO
 from didsim.differential import tilt
+from didsim.engine import evaluated, snapshot_pairs
 from didsim.objectives import objective
 from didsim.policy import Policy
 

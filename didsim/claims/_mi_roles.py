@@ -16,12 +16,11 @@ from didsim.claims._mi_pairs import (
     RELATIVE,
     SEQUENCES,
     distance,
-    evaluated,
     flows,
     problem_of,
-    snapshot_pairs,
     space_of,
 )
+from didsim.engine import evaluated, snapshot_pairs
 from didsim.objectives import PRIORS, Pairs, Responses, objective
 from didsim.policy import Policy
 from didsim.stationary import solve

@@ -1,5 +1,6 @@
 """The batched training engine: many runs as one tensor, every recorded quantity exact."""
 
+from didsim.engine._evaluation import Evaluation, evaluated, snapshot_pairs
 from didsim.engine._gradient import Group, nested_backward, plain_gradient
 from didsim.engine._history import History
 from didsim.engine._loop import train, train_many
@@ -18,6 +19,7 @@ __all__ = [
     "MOST_TABLED",
     "OPTIMISERS",
     "SCHEDULES",
+    "Evaluation",
     "Group",
     "History",
     "Job",
@@ -31,12 +33,14 @@ __all__ = [
     "beta_accuracy",
     "dice",
     "entropy_probe",
+    "evaluated",
     "monte_carlo_entropy",
     "nested_backward",
     "plain_gradient",
     "plan_runs",
     "reason_against_sums",
     "separable_losses",
+    "snapshot_pairs",
     "train",
     "train_many",
 ]
