@@ -33,9 +33,9 @@ SPEC = Spec(
         "ends within 0.1 of its largest value, and its mean is 1.39; the paper sees peaks at 0.4 and 1.4, close to "
         "SimPO's best γ. Here SimPO's best γ is the largest of its grid by the win rate, and the smallest by "
         "distance for most seeds (lines: means). Bottom right: sequences of one to three tokens, whose labeller "
-        "adds half a nat for each; defaults of didsim. Without rewards per token (the paper's Table 5; DPO is "
-        "usually summed) all win less often, RMiPO no less than SimPO and α-DPO. SimPER has no such form. Means "
-        "over seeds, bands 95% bootstrap intervals of the mean."
+        "adds half a nat for each, judged by labeller and truth; defaults of didsim. Without rewards per token (the "
+        "paper's Table 5; DPO is usually summed) all win less often, RMiPO no less than SimPO and α-DPO. SimPER has "
+        "no such form. Means over seeds, bands 95% bootstrap intervals of the mean."
     ),
     alt=(
         "Two columns of dots around zero for twelve variants, the constant margin farthest to the right in both; a "
@@ -264,6 +264,6 @@ def _draw_lengths(axis, rows):
     names = rows.drop_duplicates("x")
     axis.set_yticks(names["x"], [objective_look(name)[2] for name in names["series"]])
     axis.set_ylim(len(names) + 0.7, -0.6)
-    axis.set_xlabel(r"win rate against $\pi_{\mathrm{ref}}$, by the truth or the labeller")
+    axis.set_xlabel(r"win rate against $\pi_{\mathrm{ref}}$")
     axis.set_title("Table 5: rewards per token, or summed")
     axis.legend(loc="lower center", ncols=2, columnspacing=1.0, handletextpad=0.2)
