@@ -101,11 +101,12 @@ def _dynamics(history):
     for quantity, values in (("accuracy", ranked), ("missed", missed)):
         rows += [("accuracy", quantity, *point) for point in zip(history.steps.tolist(), values.tolist(), strict=True)]
     for step, policy in zip(history.steps.tolist(), history.policies.probs, strict=True):
-        gaps = _differences(_reward(history.loss, problem, policy))
+        margin = (weights * _differences(_reward(history.loss, problem, policy))).sum()
         rows += [
-            ("margin", "margin", step, float((weights * gaps).sum())),
+            ("margin", "margin", step, float(margin)),
             ("win rate", "win_rate", step, win_rate(problem, policy)),
         ]
+    gaps = _differences(_reward(history.loss, problem, history.policies.probs[-1]))
     true = _differences(_true_reward(problem))
     rows += [("rewards", "share", float(x), _share_below(gaps, weights, x)) for x in _GAPS]
     for quantity, scale in (("apart", lambda _: 1.0), ("apart_scaled", lambda values: _deviation(values, weights))):

@@ -1,7 +1,6 @@
 """Tables 3, 5, 7, 8 and Figure 8 of the RMiPO paper: where each variant of its margin ends, exactly."""
 
 from dataclasses import replace
-from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ import torch
 
 from didsim import OBJECTIVES, Pairs, js, objective, pmi
 from didsim.experiment import Spec, mean_bands, seeds
+from didsim.objectives import Objective
 from didsim.plotting import OKABE_ITO, objective_look
 from didsim.stationary import solve_many
 from didsim.torch_bridge import to_array, to_tensor
@@ -52,38 +52,39 @@ SPEC = Spec(
     minutes=0.3,
 )
 
-RMIPO = OBJECTIVES["rmipo"]
+_RMIPO = OBJECTIVES["rmipo"]
 
 
-@wraps(RMIPO.pair)
-def _by_prior(pairs, **options):
+def _by_prior(pairs, *, beta):
     """Return RMiPO's loss with the prior of the problem in place of the marginal of the policy."""
     chosen, rejected = (replace(y, log_marginal=y.prior) for y in (pairs.chosen, pairs.rejected))
-    return RMIPO.pair(replace(pairs, chosen=chosen, rejected=rejected), **options)
+    return _RMIPO.bind(beta=beta)(replace(pairs, chosen=chosen, rejected=rejected))
 
 
-UNPROMPTED = replace(
-    RMIPO,
+_UNPROMPTED = Objective(
     name="rmipo_unprompted",
+    title="RMiPO whose π(y) is that of a model which is not shown the prompt: the prior of the world",
+    formula=_RMIPO.formula,
+    source=_RMIPO.source,
+    parameters={"beta": _RMIPO.parameters["beta"]},
     pair=_by_prior,
-    option_needs={**RMIPO.option_needs, ("signal", "pmi"): frozenset({"given_prior"})},
+    needs=frozenset({"length", "given_prior"}),
 )
-"""RMiPO whose π(y) is that of a model which is not shown the prompt: the prior of the world."""
 
 _UNIT = {"gamma_min": 0.0, "gamma_max": 1.0}
 
 _VARIANTS = {
-    "GM (no schedule)": RMIPO.bind(schedule="none"),
-    "MI": RMIPO.bind(schedule="linear", **_UNIT),
-    "GM + MI (linear)": RMIPO.bind(schedule="linear"),
-    "GM + ED": RMIPO.bind(signal="log_pi"),
-    "MI + ED": RMIPO.bind(**_UNIT),
-    "GM + MI + ED = RMiPO": RMIPO.bind(),
-    "cosine": RMIPO.bind(schedule="cosine"),
-    "γ in [0, 2]": RMIPO.bind(gamma_min=0.0, gamma_max=2.0),
-    "γ in [0.5, 1.4]": RMIPO.bind(gamma_min=0.5, gamma_max=1.4),
-    "γ in [1, 1.2]": RMIPO.bind(gamma_min=1.0, gamma_max=1.2),
-    "π(y) unprompted": UNPROMPTED.bind(),
+    "GM (no schedule)": _RMIPO.bind(schedule="none"),
+    "MI": _RMIPO.bind(schedule="linear", **_UNIT),
+    "GM + MI (linear)": _RMIPO.bind(schedule="linear"),
+    "GM + ED": _RMIPO.bind(signal="log_pi"),
+    "MI + ED": _RMIPO.bind(**_UNIT),
+    "GM + MI + ED = RMiPO": _RMIPO.bind(),
+    "cosine": _RMIPO.bind(schedule="cosine"),
+    "γ in [0, 2]": _RMIPO.bind(gamma_min=0.0, gamma_max=2.0),
+    "γ in [0.5, 1.4]": _RMIPO.bind(gamma_min=0.5, gamma_max=1.4),
+    "γ in [1, 1.2]": _RMIPO.bind(gamma_min=1.0, gamma_max=1.2),
+    "π(y) unprompted": _UNPROMPTED.bind(),
     "SimPO, γ = 0.3": objective("simpo", gamma=0.3),
     "π_ref": None,
 }
@@ -130,8 +131,8 @@ def _popular(params):
             for quantity, value in _scores(problem, ends[name, seed]).items():
                 rows.append(("variants", name, quantity, place, seed, value))
                 rows.append(("variants", name, f"{quantity}_more", place, seed, value - full[quantity]))
-        margins = {_FULL: pmi(ends[_FULL, seed], problem.prompts)}
-        margins[_OTHER] = ends[_OTHER, seed].log_probs - problem.prior.log_probs
+        margins = {_FULL: pmi(ends[_FULL, seed], problem.prompt_weights)}
+        margins[_OTHER] = _beside_prior(problem, ends[_OTHER, seed])
         for name, information in margins.items():
             rows += [("margins", name, *fact, seed, value) for *fact, value in _distribution(problem, information)]
         scores = {gamma: _scores(problem, ends[gamma, seed]) for gamma in _GAMMAS}
@@ -146,12 +147,20 @@ def _solve(problems, losses):
     runs = [(name, seed) for name, loss in losses.items() if loss is not None for seed in problems]
     solutions = solve_many([(problems[seed], losses[name]) for name, seed in runs], starts=1)
     ends = {(name, seed): problem.reference for name in losses for seed, problem in problems.items()}
-    return ends | {run: solution.policy for run, solution in zip(runs, solutions, strict=True)}
+    for run, solution in zip(runs, solutions, strict=True):
+        assert solution.policy is not None  # each of these has a stationary policy
+        ends[run] = solution.policy
+    return ends
 
 
 def _scores(problem, policy):
     distance = float(js(problem.target, policy) @ problem.prompt_weights)
     return {"js_target": distance, "win_rate": win_rate(problem, policy)}
+
+
+def _beside_prior(problem, policy):
+    """Return log π(y|x) less that of the prior, [X, K]."""
+    return policy.log_probs - problem.prior.log_probs
 
 
 def _distribution(problem, information):
@@ -163,7 +172,7 @@ def _distribution(problem, information):
     """
     evidence = to_tensor(np.stack(np.broadcast_arrays(information[:, :, None], information[:, None, :])))
     zeros, ones = torch.zeros_like(evidence[0]), torch.ones_like(evidence[0])
-    loss = RMIPO.bind(beta=1.0)(
+    loss = _RMIPO.bind(beta=1.0)(
         Pairs.from_log_probs(
             log_pi_chosen=zeros,
             log_pi_rejected=zeros,

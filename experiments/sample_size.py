@@ -14,7 +14,6 @@ from didsim import (
     train_many,
 )
 from didsim.experiment import Spec, mean_bands, seeds
-from didsim.identification import STATUSES
 from didsim.plotting import OKABE_ITO, draw_band, label_ends
 from didsim.stationary import solve_many
 from didsim.worlds import bradley_terry, draw_finite
@@ -59,6 +58,13 @@ _QUANTILES = {"median": 0.5, "90% quantile": 0.9}
 _DRAWS = 20_000
 """Of the law to which n·KL tends, for its quantiles."""
 
+_STATUSES = {
+    "exists": (OKABE_ITO[3], "-", "exists"),
+    "at-infinity": (OKABE_ITO[1], (0, (4, 1.5)), "at infinity"),
+    "not-identified": (OKABE_ITO[7], (0, (4, 1.2, 1, 1.2)), "left open"),
+}
+"""What `identify` may say: colour, line and label."""
+
 
 def run_cell(params):
     """Draw datasets of one size in every world; measure the error, its limit, accuracies, and what they identify."""
@@ -68,7 +74,7 @@ def run_cell(params):
         samples = {seed: _samples(world, coverage, seed, params) for seed, world in worlds.items()}
         statuses = {seed: [_identified(sample).status for sample in drawn] for seed, drawn in samples.items()}
         for seed, found in statuses.items():
-            rows += [(panel, name, "share", seed, found.count(name) / len(found)) for name in STATUSES]
+            rows += [(panel, name, "share", seed, found.count(name) / len(found)) for name in _STATUSES]
         if coverage == 1.0:
             rows += _errors(worlds, samples, statuses, params["num_pairs"])
             rows += _trained(worlds, samples, params)
@@ -84,7 +90,8 @@ def _samples(world, coverage, seed, params):
 
 def _identified(sample):
     """Return what the pairs of a sample determine: it depends on who ever beat whom, and on nothing else."""
-    return identify(PreferenceDataset.from_classes(*np.nonzero(sample.pairs), sample.num_classes), sample.num_classes)
+    chosen, rejected = np.nonzero(sample.pairs)
+    return identify(PreferenceDataset.from_classes(chosen, rejected, sample.num_classes), sample.num_classes)
 
 
 def _errors(worlds, samples, statuses, num_pairs):
@@ -93,6 +100,7 @@ def _errors(worlds, samples, statuses, num_pairs):
     exist = [(seed, i) for seed, drawn in statuses.items() for i, status in enumerate(drawn) if status == "exists"]
     jobs = [(samples[seed][i], objective("dpo", beta=1.0)) for seed, i in exist]
     for (seed, i), solution in zip(exist, solve_many(jobs, starts=1) if jobs else (), strict=True):
+        assert solution.policy is not None  # it exists
         found[seed][i] = kl(worlds[seed].target, solution.policy)
     rows = []
     for seed, world in worlds.items():
@@ -169,12 +177,6 @@ _ACCURACIES = {
     "training pairs": (OKABE_ITO[6], (0, (4, 1.5))),
     "fresh pairs": (OKABE_ITO[5], "-"),
     "Bayes": (OKABE_ITO[0], (0, (1, 1.2))),
-}
-
-_STATUSES = {
-    "exists": (OKABE_ITO[3], "-", "exists"),
-    "at-infinity": (OKABE_ITO[1], (0, (4, 1.5)), "at infinity"),
-    "not-identified": (OKABE_ITO[7], (0, (4, 1.2, 1, 1.2)), "left open"),
 }
 
 

@@ -29,9 +29,9 @@ def test_an_unprompted_model_that_says_what_the_policy_does_on_average_changes_n
     problem = boilerplate(num_prompts=2, num_classes=4, num_popular=1)
     policy = solve(problem, objective("rmipo")).policy
     given = replace(problem, prior=marginal(policy, problem.prompts))
-    again = solve(given, ABLATION.module.UNPROMPTED.bind(), initial_policy=policy, starts=1)
+    again = solve(given, ABLATION.module._UNPROMPTED.bind(), initial_policy=policy, starts=1)
     np.testing.assert_allclose(again.policy.log_probs, policy.log_probs, atol=1e-7)
-    other = solve(problem, ABLATION.module.UNPROMPTED.bind(), initial_policy=policy, starts=1)
+    other = solve(problem, ABLATION.module._UNPROMPTED.bind(), initial_policy=policy, starts=1)
     assert np.abs(other.policy.log_probs - policy.log_probs).max() > 1e-3
 
 
