@@ -44,8 +44,8 @@ SPEC = Spec(
     ),
     axes={"part": ("margins", "lengths")},
     batch={"seed": seeds(20)},
-    constants={"num_prompts": 4, "num_classes": 8, "num_popular": 2, "bias": 0.5},
-    quick={"seed": seeds(3)},
+    constants={"num_prompts": 4, "num_classes": 8, "num_popular": 2, "bias": 0.5, "max_length": 3},
+    quick={"seed": seeds(3), "max_length": 2},
     panels=(2, 2),
     size=(7.2, 5.6),
     headline="js_target",
@@ -191,7 +191,7 @@ def _distribution(problem, information):
 
 def _unequal(params):
     """Return how often each method wins by the truth and by the labeller, who likes length, and how far it ends."""
-    sizes = {"vocabulary": 2, "max_length": 3, "num_prompts": 2}
+    sizes = {"vocabulary": 2, "max_length": params["max_length"], "num_prompts": 2}
     problems = {seed: length_bias(**sizes, bias=params["bias"], seed=seed) for seed in params["seed"]}
     ends = _solve(problems, {(name, way): loss for name, ways in _METHODS.items() for way, loss in enumerate(ways)})
     rows = []
