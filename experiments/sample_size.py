@@ -25,23 +25,23 @@ SPEC = Spec(
     caption=(
         "What n pairs tell in a Bradley–Terry world: 8 responses, drawn in pairs from π_ref and labelled by a true "
         "reward; 25 datasets of each size in each of 20 worlds. Top left: the error KL(π*‖π̂) of DPO's "
-        "maximum-likelihood policy π̂. At every n there is a chance that π̂ does not exist, so that the plain mean is "
-        "infinite; drawn are quantiles over datasets, where they are finite in all worlds. Thin: the quantiles of ½ zᵀ("
-        "diag π* − π*π*ᵀ)z, z ~ N(0, I⁺/n), with the Fisher information I of a pair, to which KL tends. JS is bounded "
-        "and has a mean, here after 1000 steps of exact gradients on the dataset whether π̂ exists or not; it tends to "
-        "a quarter of that law's mean. From n = 1000 on the bands contain the limits; at n = 100, where half of the "
-        "datasets have no estimate, JS is nearly three times its limit. Top right: the same policies rank the pairs "
-        "that they were trained on better than any judge can rank fresh ones, and fresh ones worse. Bottom: whether π̂ "
-        "exists, by who ever beat whom. It may lie at infinity; in the words of `didsim.identify` of a dataset of 100 "
-        "pairs: “The maximum-likelihood policy does not exist: response 5 never loses, so its probability grows to 1 "
-        "as training goes on.” Or it is left open, since some were never compared: if only three in ten pairs of "
-        "responses may be compared, that is every second dataset, however large. Means over worlds, bands 95% "
-        "bootstrap intervals of the mean."
+        "maximum-likelihood policy π̂. At every n there is a chance that π̂ does not exist, so that the plain mean "
+        "is infinite; drawn are quantiles over datasets, where they are finite in all worlds. Thin: the quantiles "
+        "of ½ zᵀ(diag π* − π*π*ᵀ)z, z ~ N(0, I⁺/n), with the Fisher information I of a pair, to which KL tends. JS "
+        "is bounded and has a mean, here after 1000 steps of exact gradients on the dataset whether π̂ exists or "
+        "not; it tends to a quarter of that law's mean. From n = {reached} on the bands contain the limits; at n = "
+        "{few}, where {without} of the datasets have no estimate, JS is {excess} times its limit. Top right: the "
+        "same policies rank the pairs that they were trained on better than any judge can rank fresh ones, and "
+        "fresh ones worse. Bottom: whether π̂ exists, by who ever beat whom. It may lie at infinity; in the words "
+        "of `didsim.identify` of a dataset of 100 pairs: “The maximum-likelihood policy does not exist: response 5 "
+        "never loses, so its probability grows to 1 as training goes on.” Or it is left open, since some were never "
+        "compared: if only three in ten pairs of responses may be compared, that is {open} of the largest datasets "
+        "still. Means over worlds, bands 95% bootstrap intervals of the mean."
     ),
     alt=(
-        "Errors fall along straight lines of slope −1 from 1000 pairs on, and JS lies above its line before. Training "
-        "accuracy falls and fresh accuracy rises to Bayes's. The share of datasets with an estimate rises from 0 to 1 "
-        "between 30 and 1000 pairs; where few pairs may be compared it levels off at one half."
+        "Errors fall along straight lines of slope −1 from 1000 pairs on, and JS lies above its line before. "
+        "Training accuracy falls and fresh accuracy rises to Bayes's. The share of datasets with an estimate rises "
+        "from 0 to 1 between 30 and 1000 pairs; where few pairs may be compared it levels off at one half."
     ),
     axes={"num_pairs": (10, 30, 100, 300, 1000, 3000, 10_000)},
     batch={"seed": seeds(20)},
@@ -217,3 +217,29 @@ def _draw_errors(axis, rows):
         axis.plot(limit["x"], limit["mean"], color=colour, linewidth=0.6)
     axis.set_title(r"error of $\hatπ$ against π*; thin: its limit")
     axis.set_ylabel("nats")
+
+
+def numbers(df):
+    """Return from where bands contain limits, by how much JS exceeds its own, and how often there is no estimate."""
+    value = df.set_index(["panel", "series", "quantity", "x"])["mean"]
+    sizes = sorted(df["x"].unique())
+    few = 100 if 100 in sizes else sizes[0]
+    return {
+        "reached": _reached(df[df["panel"] == "error"]),
+        "few": f"{few:g}",
+        "without": f"{1.0 - value['all pairs', 'exists', 'share', few]:.0%}",
+        "excess": f"{value['error', 'mean', 'js', few] / value['error', 'mean', 'js_limit', few]:.1f}",
+        "open": f"{value['few pairs', 'not-identified', 'share', sizes[-1]]:.0%}",
+    }
+
+
+def _reached(rows):
+    """Return the least n from which on the bands of all errors contain their limits."""
+    found, limits = (rows[rows["quantity"].isin(names)] for names in (["kl", "js"], ["kl_limit", "js_limit"]))
+    limits = limits.assign(quantity=limits["quantity"].str.removesuffix("_limit"))
+    both = found.merge(
+        limits[["series", "quantity", "x", "mean"]], on=["series", "quantity", "x"], suffixes=("", "_limit")
+    )
+    outside = both[(both["mean_limit"] < both["lo"]) | (both["mean_limit"] > both["hi"])]["x"]
+    later = both[both["x"] > outside.max()]["x"] if len(outside) else both["x"]
+    return f"{later.min():g}" if len(later) else "more pairs"
