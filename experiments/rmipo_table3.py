@@ -280,7 +280,7 @@ def _draw_lengths(axis, rows):
 
 def numbers(df):
     """Return how far π_ref is from π*, and how the margins are distributed."""
-    value = df.set_index(["panel", "series", "quantity", "x"])["mean"]
+    value = df.set_index(["panel", "series", "quantity", "x"])["mean"].sort_index()
     last = df[df["quantity"] == "share"]["x"].max()
     return {
         "reference": value["variants", "π_ref", "js_target"].iloc[0],
