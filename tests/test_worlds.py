@@ -16,6 +16,7 @@ from didsim.worlds import (
     best_in_class,
     boilerplate,
     bradley_terry,
+    distinct_pairs,
     draw_finite,
     finite_data,
     intransitivity,
@@ -26,6 +27,7 @@ from didsim.worlds import (
     restricted,
     suboptimal_reference,
     ties,
+    win_rate,
 )
 
 SMALL = {name: {"num_classes": 6} for name in WORLDS} | {
@@ -389,6 +391,53 @@ def test_boilerplate_is_popular_everywhere_and_says_little_about_the_prompt():
     assert np.abs(information[:, :2]).mean() < np.abs(information[:, 2:]).mean()
     reward = reward_of(problem, 1.0)
     np.testing.assert_allclose(np.ptp(reward[:, :2], axis=1), 0.0, atol=1e-12)
+
+
+def test_without_a_prompt_boilerplate_is_popular_too_and_otherwise_unlike_the_answers():
+    log_ratios, correlations = [], []
+    for seed in range(200):
+        problem = boilerplate(num_prompts=2, num_classes=10, num_popular=2, popularity=1.5, seed=seed)
+        unprompted = problem.prior.log_probs
+        log_ratios.append(unprompted[:2].mean() - unprompted[2:].mean())
+        correlations.append(np.corrcoef(unprompted[2:], problem.reference.log_probs[0, 2:])[0, 1])
+    # means of 200 numbers of spread √(1/2 + 1/8) and 1/√7
+    assert np.mean(log_ratios) == pytest.approx(1.5, abs=4 * np.sqrt(0.625 / 200))
+    assert np.mean(correlations) == pytest.approx(0.0, abs=4 / np.sqrt(7 * 200))
+
+
+# --- how often a policy wins ------------------------------------------------------------------------------
+
+
+def test_the_win_rate_is_that_of_a_loop_over_all_matches():
+    problem = length_bias(max_length=2, num_prompts=3, bias=0.7)
+    target, reference = problem.target.probs, problem.reference.probs
+    reward = reward_of(problem, 1.0) + 0.7 * problem.space.lengths
+    expected = sum(
+        target[x, i] * reference[x, j] / (1.0 + np.exp(reward[x, j] - reward[x, i])) / 3.0
+        for x, i, j in itertools.product(range(3), range(problem.num_classes), range(problem.num_classes))
+    )
+    assert win_rate(problem, problem.target) == pytest.approx(expected, abs=1e-12)
+    assert win_rate(problem, problem.reference) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_distinct_pairs_are_all_pairs_but_those_of_a_response_with_itself():
+    problem = boilerplate(num_prompts=2, num_classes=4)
+    law = distinct_pairs(problem)
+    assert law.sum() == pytest.approx(1.0, abs=1e-12)
+    for prompt, (kept, whole) in enumerate(zip(law, problem.pairs, strict=True)):
+        assert np.diag(kept).tolist() == [0.0] * 4
+        off = ~np.eye(4, dtype=bool)
+        np.testing.assert_allclose(kept[off] / kept[0, 1], whole[off] / whole[0, 1], rtol=1e-12)
+        asked = 0.5 * whole[off].sum() / sum(0.5 * table[off].sum() for table in problem.pairs)
+        assert law[prompt].sum() == pytest.approx(asked, abs=1e-12)
+    with pytest.raises(ValueError, match="each response with itself"):
+        distinct_pairs(bradley_terry(num_classes=1))
+
+
+def test_who_is_never_compared_has_no_win_rate():
+    sample = draw_finite(bradley_terry(num_classes=6), num_pairs=3)
+    with pytest.raises(ValueError, match="some that are never compared"):
+        win_rate(sample, sample.target)
 
 
 # --- length -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ Each is a function that returns a `Problem`; `WORLDS` names them all, with what 
 from didsim.worlds._finite import draw_finite, finite_data
 from didsim.worlds._independent import did
 from didsim.worlds._labelled import boilerplate, bradley_terry, labelled_pairs, length_bias, suboptimal_reference, ties
+from didsim.worlds._matches import distinct_pairs, win_rate
 from didsim.worlds._non_transitive import intransitivity, nash_policy, non_transitive
 from didsim.worlds._registry import WORLDS, World
 from didsim.worlds._restricted import best_in_class, restricted
@@ -21,6 +22,7 @@ __all__ = [
     "boilerplate",
     "bradley_terry",
     "did",
+    "distinct_pairs",
     "draw_finite",
     "finite_data",
     "intransitivity",
@@ -31,4 +33,5 @@ __all__ = [
     "restricted",
     "suboptimal_reference",
     "ties",
+    "win_rate",
 ]

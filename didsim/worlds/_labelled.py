@@ -136,7 +136,11 @@ def boilerplate(
         popularity: what this adds to their logits under π_ref, in nats.
         scale: the standard deviation of the rewards of all others, at each prompt; that of popular ones is 0.
         beta: the β > 0 of the truth π* ∝ π_ref e^{r/β}.
-        seed: of π_ref and r.
+        seed: of π_ref, r and the prior.
+
+    Returns:
+        A problem whose `prior` is what the reference says without a prompt: popular too, and otherwise like none of
+        its answers.
 
     Raises:
         ValueError, TypeError: if an argument is not acceptable.
@@ -149,7 +153,9 @@ def boilerplate(
     more = check_number("popularity", popularity)
     reference = Policy.from_logits(setting.reference.log_probs + more * popular)
     setting = replace(setting, reference=reference, reward=np.where(popular, 0.0, setting.reward))
-    return _labelled(setting, setting.optimum(beta), _win_probabilities(setting.reward))
+    problem = _labelled(setting, setting.optimum(beta), _win_probabilities(setting.reward))
+    unprompted = setting.rng.standard_normal(num_classes) + more * popular
+    return replace(problem, prior=Policy.from_logits(unprompted))
 
 
 def length_bias(

@@ -101,7 +101,8 @@ _WORLDS = (
         "Under π_ref the first few responses are popular at every prompt; their reward is 0, and that of all others "
         "is drawn anew at each prompt. Pairs are labelled as in bradley_terry, and the truth is π* ∝ π_ref e^{r/β}. "
         "The popular responses carry next to no pointwise mutual information with the prompt, and the others do: this "
-        "is what RMiPO's margin looks at. DPO at this β ends at the truth, popularity or not.",
+        "is what RMiPO's margin looks at. The prior is what the reference says without a prompt, for an unprompted "
+        "margin or MI-DPO with prior=given. DPO at this β ends at the truth, popularity or not.",
         "RMiPO paper",
         boilerplate,
     ),

@@ -21,12 +21,14 @@ class Setting:
         reference: π_ref, [K] or [X, K]: the softmax of N(0, 1), the same as the DID construction's of that seed.
         reward: r ~ N(0, s²) of each response, in nats, of the same shape.
         prompts: equal weights, [X], or None.
+        rng: what is drawn next comes from here.
     """
 
     space: Space
     reference: Policy
     reward: FloatArray
     prompts: FloatArray | None
+    rng: np.random.Generator
 
     @classmethod
     def draw(cls, space: Space, num_prompts: int | None, scale: float, seed: int) -> "Setting":
@@ -40,7 +42,7 @@ class Setting:
             raise ValueError(message("prompts × responses²", f"at most {MAX_NUMBERS}", size, hint))
         reference = Policy.from_logits(space.log_probs(random_logits(rng, batch, space)))
         reward = deviation * rng.standard_normal(reference.log_probs.shape)
-        return cls(space, reference, reward, np.full(batch, 1.0 / batch[0]) if batch else None)
+        return cls(space, reference, reward, np.full(batch, 1.0 / batch[0]) if batch else None, rng)
 
     def optimum(self, beta: float) -> Policy:
         """Return π_ref e^{r/β}/Z, which maximises E r − β KL(π‖π_ref).
