@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -54,6 +55,15 @@ class Whole(click.ParamType):
         except ValueError as error:
             accepted = f"It must be a whole number from {self.low} to {self.high}; got {value!r}."
             self.fail(accepted if "invalid literal" in str(error) else str(error), param, ctx)
+
+
+OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("didsim-out"),
+    show_default=True,
+    help="Directory for results; a new one, or one that didsim made.",
+)
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:

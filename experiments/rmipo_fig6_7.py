@@ -178,7 +178,8 @@ def draw(df, axes):
     axes[0, 0].set_title("distribution of reward gaps")
     axes[0, 0].set_xlabel("reward gap [nats]")
     axes[0, 0].set_ylabel("share of pairs below")
-    axes[0, 0].legend(loc="upper left")
+    axes[0, 0].set_xlim(left=-6.5)  # room for the legend
+    axes[0, 0].legend(loc="upper left", handlelength=1.5)
     _draw_match(axes[0, 1], panels["match"])
     _draw_cost(axes[0, 2], panels["cost"])
     titles = {

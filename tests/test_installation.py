@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import didsim
+from didsim._extras import missing
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +103,15 @@ class TestWheel:
         files = {path.name: path.read_bytes() for path in (there / "didsim-out").glob("fig4.*")}
         assert set(files) == {"fig4.csv", "fig4.svg", "fig4.pdf", "fig4.png", "fig4.json"}
         assert files == {path.name: path.read_bytes() for path in (here / "didsim-out").glob("fig4.*")}
+
+    def test_it_makes_every_figure_in_its_quick_form_from_an_empty_directory(self, installed, tmp_path, clean):
+        told = run(installed / "bin" / "didsim", "reproduce", "--all", "--quick", "--json", cwd=tmp_path, env=clean)
+        made = json.loads(told, parse_constant=pytest.fail)["figures"]
+        names = {path.stem for path in (ROOT / "experiments").glob("*.py")} - ({"bridge"} if missing("llm") else set())
+        endings = {".csv": b"pane", ".svg": b"<?xm", ".pdf": b"%PDF", ".png": b"\x89PNG", ".json": b"{\n  "}
+        assert {Path(path).name for path in made} == {f"{name}{ending}" for name in names for ending in endings}
+        for path in made:
+            assert (tmp_path / path).read_bytes()[:4] == endings[Path(path).suffix]
 
     def test_it_runs_the_users_own_experiment(self, installed, tmp_path, clean):
         source = (ROOT / "experiments" / "fig4.py").read_text("utf-8").replace('id="fig4"', 'id="mine"')

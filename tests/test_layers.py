@@ -17,7 +17,7 @@ from didsim.experiment import known_experiments
 PACKAGE = Path(didsim.__file__).parent
 STDLIB = sys.stdlib_module_names
 
-LAYER_0 = ("_numerics", "_checks", "_arrays", "errors")
+LAYER_0 = ("_numerics", "_checks", "_arrays", "errors", "_extras")
 LAYER_1 = (
     *("policy", "spaces", "preference", "info", "differential", "optima"),
     *("identification", "_formulas", "_scores", "_dataset", "_joint", "_parts"),
@@ -38,7 +38,7 @@ BELOW_THE_TOP = (
     ),
 )
 HELPERS = ("_terminal", "_arguments", "_catalogue", "_findings", "_pictures", "_replaying", "_report")
-COMMANDS = ("_solving", "_verifying", "_language_models", "_teaching")
+COMMANDS = ("_reproducing", "_solving", "_verifying", "_language_models", "_teaching")
 """What the commands are made of, and the modules of one command each."""
 
 EXACT = frozenset({"numpy", "scipy"})
@@ -87,6 +87,7 @@ LAYERS = {
     "_pictures": Layer(("errors", "experiment", "plotting"), frozenset()),
     "_replaying": Layer(("claims", "errors", "_checks"), frozenset({"numpy"})),
     "_report": Layer(("", "plotting"), frozenset()),
+    "_reproducing": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "pandas", "tqdm"})),
     "_verifying": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "_language_models": Layer(("", "_language_models", "llm", *HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
     "_solving": Layer((*HELPERS, *BELOW_THE_TOP), frozenset({"click", "tqdm"})),
@@ -225,7 +226,7 @@ def test_the_command_line_uses_public_modules_and_its_own_helpers():
     assert private_imports("didsim.cli") <= helpers
     for module in [name for name in FILES if part_of(name) in (*HELPERS, *COMMANDS)]:
         inside = {name for name in FILES if name.startswith(f"didsim.{part_of(module)}.")}
-        assert private_imports(module) <= {*helpers, *inside, "didsim._checks"}, module
+        assert private_imports(module) <= {*helpers, *inside, "didsim._checks", "didsim._extras"}, module
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if part_of(name) == "lessons"])

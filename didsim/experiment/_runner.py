@@ -72,7 +72,7 @@ def code_version() -> str:
     digest = hashlib.sha256(repr([platform.machine(), *(version(name) for name in LIBRARIES)]).encode())
     for path in sorted(package.rglob("*.py")):
         part = path.relative_to(package).parts[0]
-        if part not in {"plotting", "lessons", "cli.py", "_experiments", "__init__.py"}:
+        if part not in {"plotting", "lessons", "cli.py", "_reproducing.py", "_experiments", "__init__.py"}:
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

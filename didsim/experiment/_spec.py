@@ -38,6 +38,7 @@ class Spec:
         size: width and height of the figure in inches.
         headline: the quantity whose values at the end of the curves are reported in a table.
         minutes: how long the full version takes on two cores.
+        extra: the extra of didsim that it needs, such as "llm"; "" for none.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Spec:
     size: tuple[float, float] = (3.4, 2.6)
     headline: str = ""
     minutes: float = 1.0
+    extra: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", self.id):

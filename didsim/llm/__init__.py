@@ -3,12 +3,11 @@
 Distributed training, data preparation, chat templates, adapters and checkpoints are TRL's and accelerate's.
 """
 
-import importlib.util
-
+from didsim._extras import missing
 from didsim.errors import MissingExtraError
 
-if missing := [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]:
-    raise MissingExtraError(f"Language models need {missing[0]}: pip install 'didsim[llm]'")
+if lacking := missing("llm"):
+    raise MissingExtraError(f"Language models need {lacking[0]}: pip install 'didsim[llm]'")
 
 from didsim.llm._chatter import without_chatter
 from didsim.llm._checkpoints import Stage, stages

@@ -1,0 +1,15 @@
+"""Optional dependencies: what an extra brings, and whether it is there."""
+
+from importlib.util import find_spec
+
+MODULES = {"llm": ("trl", "peft")}
+"""Modules by which one sees whether an extra is installed."""
+
+
+def missing(extra: str) -> list[str]:
+    """Return the modules of an extra that are not installed.
+
+    >>> missing("")
+    []
+    """
+    return [name for name in MODULES.get(extra, ()) if find_spec(name) is None]
