@@ -107,7 +107,14 @@ OURS = {name: command for name, command in ALL_COMMANDS.items() if not name.star
 EXAMPLES = [example for command in OURS.values() for example in command.examples]
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+TAKES_LONG = ("didsim teach export --all", "didsim teach start zoo", "didsim teach start --all")
+"""How examples begin that write the course, or all exercises."""
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(one, marks=pytest.mark.slow) if one.startswith(TAKES_LONG) else one for one in EXAMPLES],
+)
 def test_every_example_runs(run, solved, example):
     done = run(*shlex.split(example)[1:])
     assert done.code == 0, done.stderr

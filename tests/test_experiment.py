@@ -821,6 +821,7 @@ class TestRunningCells:
         subprocess.run([DIDSIM, "reproduce", "mine.py", "--quick", "--out", "out"], env=env, check=True)
         assert contents(here / "out") == expected
 
+    @pytest.mark.slow
     def test_two_jobs_give_the_same_bytes_as_one(self, run, here, expected):
         write_mine(here)
         done = run("reproduce", "mine.py", "--quick", "--jobs", "2", "--out", "out")

@@ -27,6 +27,8 @@ marimo = pytest.importorskip("marimo", reason="the labs need the extra: pip inst
 
 from didsim.lessons.labs import serving, tools  # noqa: E402 - after the look whether marimo is there
 
+pytestmark = pytest.mark.slow
+
 
 def play(name, **values):
     """Run a lab with its controls where they are wanted; return what its cells define.

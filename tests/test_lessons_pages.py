@@ -19,6 +19,8 @@ import didsim as ds
 from didsim.lessons import LESSONS, Control, View
 from didsim.lessons.pages import code_of, course, lesson_page, notes_page, script_of, verdict_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = {(lesson.slug, step.name): step for lesson in LESSONS.values() for step in lesson.steps}
 LIVE = [key for key, step in STEPS.items() if step.live]
 

@@ -19,7 +19,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 from didsim import OBJECTIVES
-from didsim.experiment import known_experiments, load_experiment, plan_cells, read_csv, run_cells, seeds
+from didsim.experiment import MAIN, known_experiments, load_experiment, plan_cells, read_csv, run_cells, seeds
 from didsim.plotting import (
     FORMATS,
     OBJECTIVE_LOOK,
@@ -374,6 +374,12 @@ def texts(figure: Figure) -> list[Text]:
     return [text for text in found if text.get_text().strip() and text.get_visible()]
 
 
+def figures(*without):
+    """Return the names of all figures but some; those that are not main ones are looked at by `make test-all`."""
+    names = [name for name in known_experiments() if name not in without]
+    return [name if name in MAIN else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.mark.parametrize("name", LINES)
 def test_each_curve_is_named_at_its_end(name, numbers):
     ends = labels(drawn(name, numbers(name)))
@@ -381,7 +387,7 @@ def test_each_curve_is_named_at_its_end(name, numbers):
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", known_experiments())
+@pytest.mark.parametrize("name", figures())
 def test_in_a_figure_that_comes_with_didsim_every_label_can_be_read(name, style, numbers):
     with figure_style(style):
         figure = drawn(name, numbers(name))
@@ -395,7 +401,7 @@ def test_in_a_figure_that_comes_with_didsim_every_label_can_be_read(name, style,
         assert outside(boxes, figure) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(known_experiments()) - {"simplex"}))  # which draws policies as places
+@pytest.mark.parametrize("name", figures("simplex"))  # which draws policies as places
 def test_axes_are_named_with_their_unit(name, numbers):
     with figure_style("paper"):
         figure = drawn(name, numbers(name))
