@@ -12,7 +12,7 @@ INPUTS := pyproject.toml constraints.txt
 help:
 	@echo "make reproduce   install, make the main figures, print the final distances"
 	@echo "make test        install, run the tests (under 6 minutes)"
-	@echo "make test-all    run the slow tests: wheel, notebook, fresh processes, language models"
+	@echo "make test-all    run the slow tests: wheel, notebook, pages, labs, pictures, language models"
 	@echo "make check       lint and type-check"
 	@echo "make bench       time the engine against a plain PyTorch loop"
 	@echo "make bench-llm   time didsim.llm's trainer against TRL's"
@@ -56,7 +56,7 @@ bench: $(VENV)/.ready-dev
 bench-llm: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_llm.py
 
-figures: $(VENV)/.ready
+figures: $(VENV)/.ready-dev
 	$(BIN)/didsim reproduce --all
 	cp didsim-out/*.svg didsim-out/*.pdf didsim-out/*.png didsim-out/*.csv didsim-out/*.json figures/
 	$(BIN)/python figures/readme_table.py

@@ -82,22 +82,22 @@ def _world(seed, params):
 
 
 def _trained(seed, model, problem, solution, params):
-    """Train, and return the distances before and after, and to the stationary policy that is found from the end.
+    """Train, and return the distances before and after.
 
-    Of the probe of entropies also what it is for.
+    Of an end that is far from there also the distance to the stationary policy that is found from it, and of the probe
+    of entropies what it is for.
     """
     from didsim.llm import train_transformer
 
     steps = round(params["steps"] * _LONGER.get(solution.loss.name, 1.0))
     rate = params["learning_rate"] * _GENTLER.get(solution.loss.name, 1.0)
     policy = train_transformer(problem, model, solution.loss, steps=steps, learning_rate=rate)
-    rows = [
-        (seed, "js_solver", step, float(np.max(js(one, solution.policy))))
-        for step, one in ((0, problem.reference), (steps, policy))
-    ]
-    nearest = solve(problem, solution.loss, initial_policy=policy, starts=1)
-    if nearest.policy is not None and kind_of(nearest) == "converged":
-        rows.append((seed, "js_nearest", steps, float(np.max(js(policy, nearest.policy)))))
+    before, after = (float(np.max(js(one, solution.policy))) for one in (problem.reference, policy))
+    rows = [(seed, "js_solver", 0, before), (seed, "js_solver", steps, after)]
+    if after > _NEAR:
+        nearest = solve(problem, solution.loss, initial_policy=policy, starts=1)
+        if nearest.policy is not None and kind_of(nearest) == "converged":
+            rows.append((seed, "js_nearest", steps, float(np.max(js(policy, nearest.policy)))))
     if solution.loss.name == "entropy_probe":
         exact, probed = (float(np.mean(entropy(one))) for one in (problem.did, policy))
         rows += [(seed, "did_entropy", steps, exact), (seed, "probe_entropy", steps, probed)]
