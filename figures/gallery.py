@@ -18,10 +18,15 @@ def gallery() -> str:
         parts += [
             f"## {about['title']}",
             f'<a href="{name}.png"><img src="{name}.png" alt="{escape(about["alt"])}" width="{THUMBNAIL}"></a>',
-            f"{about['source'][0].upper()}{about['source'][1:]}. `didsim reproduce {name}`",
+            f"{_capitalised(about['source'])}. `didsim reproduce {name}`",
             f"<details><summary>What is seen</summary>\n\n{about['caption']}\n\n</details>",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _capitalised(text: str) -> str:
+    """Return a text with a capital at its start; a Greek letter there is a name, as in α-DPO."""
+    return text[0].upper() + text[1:] if text[0].isascii() else text
 
 
 if __name__ == "__main__":
