@@ -14,7 +14,7 @@ help:
 	@echo "make test        install, run the tests (under 6 minutes)"
 	@echo "make test-all    run the slow tests: wheel, notebook, pages, labs, pictures, language models"
 	@echo "make check       lint and type-check"
-	@echo "make bench       time the engine against a plain PyTorch loop"
+	@echo "make bench       time the engine against a plain PyTorch loop, and objectives against DPO"
 	@echo "make bench-llm   time didsim.llm's trainer against TRL's"
 	@echo "make figures     remake the committed figures/ and the numbers in README.md"
 	@echo "make docs        install, write the documentation site into ./site"
@@ -52,6 +52,7 @@ check: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/bench_grid.py
+	$(BIN)/python benchmarks/bench_objectives.py
 
 bench-llm: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_llm.py
