@@ -1,6 +1,6 @@
 """Optional dependencies: what an extra brings, and whether it is there."""
 
-from importlib.util import find_spec
+import importlib.util
 
 MODULES = {"llm": ("trl", "peft")}
 """Modules by which one sees whether an extra is installed."""
@@ -12,4 +12,4 @@ def missing(extra: str) -> list[str]:
     >>> missing("")
     []
     """
-    return [name for name in MODULES.get(extra, ()) if find_spec(name) is None]
+    return [name for name in MODULES.get(extra, ()) if importlib.util.find_spec(name) is None]

@@ -362,6 +362,8 @@ from test_llm_runs import run_task
 found = [run_task(out + ".d", 4, *task) for task in json.loads(tasks)]
 if found[0]["rank"] == 0:
     Path(out).write_text(json.dumps(found))
+import torch.distributed
+torch.distributed.destroy_process_group()  # threads that are left at the end may abort the process
 """
 
 TASKS = {
