@@ -22,7 +22,10 @@ MOST_ROWS = 20
 @click.option("--quick", is_flag=True, help="Fewer seeds and steps, for a first look.")
 @click.option("--seeds", type=Whole(1, 10_000), default=None, help="Number of seeds [the figure's own].")
 @click.option(
-    "--jobs", type=Whole(1, 1024), default=None, help="Processes that work at once [one per core; 1 with --quick]."
+    "--jobs",
+    type=Whole(1, 1024),
+    default=None,
+    help="Processes that work at once [one per core; 1 with --quick but for --all].",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @OUT
@@ -66,8 +69,8 @@ def reproduce(
         }
         emit(document, table(heads, rows) + f"\nNothing was written; results would go to {out}.")
         return
-    # a quick look is over before a second process has loaded PyTorch
-    _reproduce(plans, cells, out, jobs or (1 if quick else cores()))
+    # a quick look at a few figures is over before a second process has loaded PyTorch
+    _reproduce(plans, cells, out, jobs or (1 if quick and not every else cores()))
 
 
 def _left_out(name: str, extra: str) -> bool:
