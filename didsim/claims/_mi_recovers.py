@@ -19,7 +19,8 @@ from didsim.claims._mi_pairs import (
     one_decision,
     problem_of,
 )
-from didsim.claims._mi_roles import FROZEN_PRIOR, SIMPO, SINGLE_PRIOR, SPARSE_PO, SPARSE_PO_CORRECTED, TIS_DPO
+from didsim.claims._mi_roles import SIMPO, SINGLE_PRIOR, TIS_DPO
+from didsim.claims._mi_sparse import FROZEN_PRIOR, SPARSE_PO, SPARSE_PO_CORRECTED
 from didsim.differential import tilt
 from didsim.engine import evaluated, snapshot_pairs
 from didsim.objectives import objective

@@ -18,368 +18,336 @@ authors (abacusai/smaug) publish a text and models, no loss.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from didsim.objectives._sources import (
-    ALPHA_DPO_AUTHORS,
-    ALPHA_DPO_BASELINES,
-    BETA_DPO_AUTHORS,
-    CAL_DPO_AUTHORS,
-    CAL_DPO_FIRST,
-    CPO_AUTHORS,
-    DISCOPOP_AUTHORS,
-    DPO_AUTHORS,
-    EPSILON_DPO_AUTHORS,
-    EXO_AUTHORS,
-    F_DPO_AUTHORS,
-    HALOS,
-    HALOS_AUTHORS,
-    HALOS_FIRST,
-    LIGER,
-    LIGER_KTO,
-    LIGER_NLL,
-    LLAMA_FACTORY,
-    MITCHELL,
-    NCA_AUTHORS,
-    NCA_ELSEWHERE,
-    OPEN_INSTRUCT,
-    OPENRLHF,
-    ORPO_AUTHORS,
-    PADDLE,
-    REPO_AUTHORS,
-    SAMPO,
-    SIMPER_AUTHORS,
-    SIMPO_AUTHORS,
-    SPARSE_PO_AUTHORS,
-    SPPO_AUTHORS,
-    TDPO_AUTHORS,
-    TIS_DPO_COPY,
-    TORCHTUNE,
-    TRL_CPO,
-    TRL_DPO,
-    TRL_KTO,
-    TRL_ONLINE,
-    TRL_ORPO,
-    WPO_AUTHORS,
-    Implementation,
-    oxrl,
-)
+from didsim.objectives import _sources as at
+from didsim.objectives._sources import Implementation
 
 IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
     {
         "dpo": (
-            TRL_DPO(
+            at.TRL_DPO(
                 "DPOTrainer: loss_type='sigmoid'", True, "S(β(h_w − h_l)); label_smoothing is accepted and not read"
             ),
-            DPO_AUTHORS("preference_loss", True, "S(β(h_w − h_l)); reference_free=True drops π_ref"),
-            HALOS("DPOTrainer", True, "S(β h_w − β h_l)"),
-            OPENRLHF("DPOLoss", True, "S(β(h_w − h_l))"),
-            TORCHTUNE("DPOLoss", True, "S(β(h_w − h_l))"),
-            LIGER("LigerFusedLinearDPOLoss", True, "S(β(h_w − h_l)), summed and divided by the number of pairs"),
-            PADDLE("loss_type='sigmoid'", True, "S(β(h_w − h_l)), times pref_loss_ratio"),
-            OPEN_INSTRUCT("loss_type='dpo'", True, "S(β(h_w − h_l))"),
+            at.DPO_AUTHORS("preference_loss", True, "S(β(h_w − h_l)); reference_free=True drops π_ref"),
+            at.HALOS("DPOTrainer", True, "S(β h_w − β h_l)"),
+            at.OPENRLHF("DPOLoss", True, "S(β(h_w − h_l))"),
+            at.TORCHTUNE("DPOLoss", True, "S(β(h_w − h_l))"),
+            at.LIGER("LigerFusedLinearDPOLoss", True, "S(β(h_w − h_l)), summed and divided by the number of pairs"),
+            at.PADDLE("loss_type='sigmoid'", True, "S(β(h_w − h_l)), times pref_loss_ratio"),
+            at.OPEN_INSTRUCT("loss_type='dpo'", True, "S(β(h_w − h_l))"),
         ),
         "cdpo": (
-            TRL_CPO(
+            at.TRL_CPO(
                 "CPOTrainer: label_smoothing",
                 False,
                 "without π_ref, and with the token-mean NLL; DPOTrainer's 'sigmoid' does not read label_smoothing",
             ),
-            DPO_AUTHORS("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
-            HALOS("CDPOTrainer", True, "(1−ε) S(βD) + ε S(−βD); ε is loss.epsilon"),
-            OPENRLHF("DPOLoss(label_smoothing=…)", True, "(1−ε) S(βD) + ε S(−βD)"),
-            TORCHTUNE("DPOLoss(label_smoothing=…)", True, "(1−ε) S(βD) + ε S(−βD)"),
-            PADDLE("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
-            OPEN_INSTRUCT("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
+            at.DPO_AUTHORS("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
+            at.HALOS("CDPOTrainer", True, "(1−ε) S(βD) + ε S(−βD); ε is loss.epsilon"),
+            at.OPENRLHF("DPOLoss(label_smoothing=…)", True, "(1−ε) S(βD) + ε S(−βD)"),
+            at.TORCHTUNE("DPOLoss(label_smoothing=…)", True, "(1−ε) S(βD) + ε S(−βD)"),
+            at.PADDLE("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
+            at.OPEN_INSTRUCT("label_smoothing", True, "(1−ε) S(βD) + ε S(−βD)"),
         ),
         "robust_dpo": (
-            TRL_DPO("DPOTrainer: loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
-            LIGER("loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
-            oxrl("robust_dpo.py")(
+            at.TRL_DPO("DPOTrainer: loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
+            at.LIGER("loss_type='robust'", True, "[(1−ε) S(βD) − ε S(−βD)] / (1−2ε)"),
+            at.oxrl("robust_dpo.py")(
                 "RobustDPO",
                 False,
                 "[(1−ε) S(βD) + ε S(−βD)] / (1−2ε): with a plus it is cdpo rescaled, and not unbiased",
             ),
         ),
         "ipo": (
-            TRL_DPO(
+            at.TRL_DPO(
                 "DPOTrainer: loss_type='ipo'", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2β))²: aggregation='mean'; τ is beta"
             ),
-            TRL_CPO(
+            at.TRL_CPO(
                 "CPOTrainer: loss_type='ipo'",
                 False,
                 "(a_w − a_l − 1/(2β))² plus the token-mean NLL: means, and no π_ref",
             ),
-            TRL_ONLINE("OnlineDPOTrainer: loss_type='ipo'", True, "(D − 1/(2β))²: sums, unlike DPOTrainer; τ is beta"),
-            MITCHELL("preference_loss(ipo=True)", True, "(D − 1/(2β))²: sums; τ is beta"),
-            HALOS("IPOTrainer", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2τ))²: aggregation='mean'"),
-            OPENRLHF("DPOLoss(ipo=True)", True, "(D − 1/(2β))²: sums; τ is beta"),
-            PADDLE("loss_type='ipo'", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2β))²: aggregation='mean'; τ is beta"),
-            SAMPO("loss_type='ipo'", True, "(D − 1/(2β))²: sums; τ is beta"),
+            at.TRL_ONLINE(
+                "OnlineDPOTrainer: loss_type='ipo'", True, "(D − 1/(2β))²: sums, unlike DPOTrainer; τ is beta"
+            ),
+            at.MITCHELL("preference_loss(ipo=True)", True, "(D − 1/(2β))²: sums; τ is beta"),
+            at.HALOS("IPOTrainer", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2τ))²: aggregation='mean'"),
+            at.OPENRLHF("DPOLoss(ipo=True)", True, "(D − 1/(2β))²: sums; τ is beta"),
+            at.PADDLE("loss_type='ipo'", False, "(h_w/|y_w| − h_l/|y_l| − 1/(2β))²: aggregation='mean'; τ is beta"),
+            at.SAMPO("loss_type='ipo'", True, "(D − 1/(2β))²: sums; τ is beta"),
         ),
         "hinge": (
-            TRL_DPO("DPOTrainer: loss_type='hinge'", True, "max(0, 1 − βD)"),
-            TORCHTUNE("RSOLoss", True, "max(0, 1 − βD); β is gamma"),
-            LIGER("loss_type='hinge'", True, "max(0, 1 − βD)"),
-            PADDLE("loss_type='hinge'", True, "max(0, 1 − βD)"),
-            SAMPO("loss_type='hinge'", True, "max(0, 1 − βD), under the name of SLiC"),
+            at.TRL_DPO("DPOTrainer: loss_type='hinge'", True, "max(0, 1 − βD)"),
+            at.TORCHTUNE("RSOLoss", True, "max(0, 1 − βD); β is gamma"),
+            at.LIGER("loss_type='hinge'", True, "max(0, 1 − βD)"),
+            at.PADDLE("loss_type='hinge'", True, "max(0, 1 − βD)"),
+            at.SAMPO("loss_type='hinge'", True, "max(0, 1 − βD), under the name of SLiC"),
         ),
-        "exponential": (oxrl("gpo.py")("GPO, gpo_loss_type='exponential'", True, "e^{−βD}"),),
+        "exponential": (at.oxrl("gpo.py")("GPO, gpo_loss_type='exponential'", True, "e^{−βD}"),),
         "exo": (
-            TRL_DPO(
+            at.TRL_DPO(
                 "DPOTrainer: loss_type='exo_pair'", True, "q log(q/(1−ε)) + (1−q) log((1−q)/ε); ε is label_smoothing"
             ),
-            EXO_AUTHORS(
+            at.EXO_AUTHORS(
                 "exact_loss, loss_type='exo-pref'",
                 False,
                 "q log q + (1−q)(log(1−q) + 10): the label's log-probabilities are 0 and −10, whatever ε",
             ),
-            LIGER("loss_type='exo_pair'", True, "q log(q/(1−ε)) + (1−q) log((1−q)/ε); ε is label_smoothing"),
+            at.LIGER("loss_type='exo_pair'", True, "q log(q/(1−ε)) + (1−q) log((1−q)/ε); ε is label_smoothing"),
         ),
         "discopop": (
-            TRL_DPO(
+            at.TRL_DPO(
                 "DPOTrainer: loss_type='discopop'", True, "(1−m) S(βD) + m e^{−βD}, m = σ(βD/τ); τ is discopop_tau"
             ),
-            DISCOPOP_AUTHORS(
+            at.DISCOPOP_AUTHORS(
                 "loss_type='lrml'", True, "the same with τ = 0.05; an older function there takes m = σ(D)"
             ),
-            LIGER("loss_type='discopop'", True, "(1−m) S(βD) + m e^{−βD}, m = σ(βD/τ); τ is discopop_tau"),
+            at.LIGER("loss_type='discopop'", True, "(1−m) S(βD) + m e^{−βD}, m = σ(βD/τ); τ is discopop_tau"),
         ),
         "r_dpo": (
-            SAMPO("loss_type='lenN'", True, "S(βD + α(|y_w| − |y_l|)); α is lenN_lambda"),
-            ALPHA_DPO_BASELINES(
+            at.SAMPO("loss_type='lenN'", True, "S(βD + α(|y_w| − |y_l|)); α is lenN_lambda"),
+            at.ALPHA_DPO_BASELINES(
                 "loss_type='rDPO'",
                 False,
                 "S(β[D − α(B − B)]): the sign is minus, and both 'lengths' are the batch size, so that DPO is left",
             ),
-            oxrl("rdpo.py")("RDPO", False, "S(βD − α(|y_w| − |y_l|)): the opposite sign"),
+            at.oxrl("rdpo.py")("RDPO", False, "S(βD − α(|y_w| − |y_l|)): the opposite sign"),
         ),
         "dpop": (
-            PADDLE("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
-            SAMPO("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
-            oxrl("dpop.py")("DPOP", True, "S(β[D − λ max(0, −h_w)]); λ = 5 by default"),
+            at.PADDLE("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
+            at.SAMPO("loss_type='dpop'", True, "S(β[D − λ max(0, −h_w)]); λ is dpop_lambda"),
+            at.oxrl("dpop.py")("DPOP", True, "S(β[D − λ max(0, −h_w)]); λ = 5 by default"),
         ),
-        "h_dpo": (oxrl("hdpo.py")("HDPO", True, "S(αβ(log π_w − log π_l) − β(log π_ref,w − log π_ref,l)); α is η"),),
+        "h_dpo": (at.oxrl("hdpo.py")("HDPO", True, "S(αβ(log π_w − log π_l) − β(log π_ref,w − log π_ref,l)); α is η"),),
         "dpo_norm": (
-            TRL_DPO("DPOTrainer: loss_type='sigmoid_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
-            OPEN_INSTRUCT("loss_type='dpo_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
+            at.TRL_DPO("DPOTrainer: loss_type='sigmoid_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
+            at.OPEN_INSTRUCT("loss_type='dpo_norm'", True, "S(β(h_w/|y_w| − h_l/|y_l|))"),
         ),
         "f_dpo": (
-            TRL_DPO(
+            at.TRL_DPO(
                 "DPOTrainer: f_divergence_type",
                 True,
                 "all four divergences; the exponent of α's is cut at 80 in float32",
             ),
-            F_DPO_AUTHORS(
+            at.F_DPO_AUTHORS(
                 "loss.divergence",
                 False,
                 "as here but for alpha_divergence: its f′ is −e^{−αh}/α up to a constant, so its α is 1 − α here",
             ),
         ),
         "chi_po": (
-            oxrl("chipo.py")("ChiPO", False, "S(β[φ(e^{h_w}) − φ(e^{h_l})]), not cut to ±2R; h in e^h is cut to ±20"),
+            at.oxrl("chipo.py")(
+                "ChiPO", False, "S(β[φ(e^{h_w}) − φ(e^{h_l})]), not cut to ±2R; h in e^h is cut to ±20"
+            ),
         ),
         "mi_dpo": (),
         "cal_dpo": (
-            CAL_DPO_AUTHORS(
+            at.CAL_DPO_AUTHORS(
                 "loss_type='Cal-DPO'", False, "calibration_weight=0.5, and squares averaged over the batch"
             ),
-            CAL_DPO_FIRST("loss.name='cal_dpo', shift=0.5", True, "S(D) + (h_w − 1/(2β))² + (h_l + 1/(2β))²"),
-            oxrl("caldpo.py")("CalDPO", True, "S(D) + λ[(h_w − 1/(2β))² + (h_l + 1/(2β))²]; λ = 1 by default"),
+            at.CAL_DPO_FIRST("loss.name='cal_dpo', shift=0.5", True, "S(D) + (h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            at.oxrl("caldpo.py")("CalDPO", True, "S(D) + λ[(h_w − 1/(2β))² + (h_l + 1/(2β))²]; λ = 1 by default"),
         ),
         "sppo": (
-            TRL_DPO("DPOTrainer: loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
-            SPPO_AUTHORS(
+            at.TRL_DPO("DPOTrainer: loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            at.SPPO_AUTHORS(
                 "loss_type='sppo'",
                 False,
                 "½[(h_w − (P_w − ½)/β)² + (h_l − (P_l − ½)/β)²], P from a preference model: half of ours at P = 1, 0",
             ),
-            LIGER("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
-            PADDLE("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
-            SAMPO("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            at.LIGER("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            at.PADDLE("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
+            at.SAMPO("loss_type='sppo_hard'", True, "(h_w − 1/(2β))² + (h_l + 1/(2β))²"),
         ),
         "kto": (
-            TRL_KTO(
+            at.TRL_KTO(
                 "KTOTrainer: loss_type='kto'",
                 True,
                 "z is the mean log-ratio of mismatched pairs, detached, at least 0; a mean over responses, not pairs",
             ),
-            HALOS_AUTHORS(
+            at.HALOS_AUTHORS(
                 "KTOTrainer",
                 True,
                 "z is the mean log-ratio of mismatched pairs, detached, at least 0; unpaired responses",
             ),
-            LIGER_KTO("LigerFusedLinearKTOLoss", True, "λ_w = λ_l = 1; z is an argument, taken as 0 if left out"),
-            PADDLE(
+            at.LIGER_KTO("LigerFusedLinearKTOLoss", True, "λ_w = λ_l = 1; z is an argument, taken as 0 if left out"),
+            at.PADDLE(
                 "loss_type='kto_pair'",
                 False,
                 "z is max(0, mean h) of the other side's own responses, and gradient flows through it; no λ",
             ),
         ),
         "bco": (
-            TRL_DPO("DPOTrainer: loss_type='bco_pair'", True, "S(β h_w) + S(−β h_l): no reward shift δ"),
-            LIGER("loss_type='bco_pair'", True, "S(β h_w) + S(−β h_l): no reward shift δ"),
-            NCA_ELSEWHERE("loss_type='biasedNCA'", True, "S(β h_w) + S(−β h_l)"),
-            LLAMA_FACTORY(
+            at.TRL_DPO("DPOTrainer: loss_type='bco_pair'", True, "S(β h_w) + S(−β h_l): no reward shift δ"),
+            at.LIGER("loss_type='bco_pair'", True, "S(β h_w) + S(−β h_l): no reward shift δ"),
+            at.NCA_ELSEWHERE("loss_type='biasedNCA'", True, "S(β h_w) + S(−β h_l)"),
+            at.LLAMA_FACTORY(
                 "pref_bco_weight",
                 False,
                 "S(β h_w − δ) + S(δ − β h_l), δ the running mean of rewards; blended with the DPO loss",
             ),
-            SAMPO("loss_type='bco_pair'", False, "S(β h_w − δ) + S(δ − β h_l), δ the running mean of rewards"),
+            at.SAMPO("loss_type='bco_pair'", False, "S(β h_w − δ) + S(δ − β h_l), δ the running mean of rewards"),
         ),
         "nca": (
-            TRL_DPO("DPOTrainer: loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
-            NCA_AUTHORS("loss_type='NCA'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
-            LIGER("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
-            PADDLE("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
-            SAMPO("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            at.TRL_DPO("DPOTrainer: loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            at.NCA_AUTHORS("loss_type='NCA'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            at.LIGER("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            at.PADDLE("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
+            at.SAMPO("loss_type='nca_pair'", True, "S(c) + ½ S(−c) + ½ S(−r)"),
         ),
         "apo_zero": (
-            TRL_DPO("DPOTrainer: loss_type='apo_zero'", True, "1 − σ(c) + σ(r)"),
-            TRL_KTO(
+            at.TRL_DPO("DPOTrainer: loss_type='apo_zero'", True, "1 − σ(c) + σ(r)"),
+            at.TRL_KTO(
                 "KTOTrainer: loss_type='apo_zero_unpaired'",
                 True,
                 "1 − σ(c) or σ(r) of each response; a mean over responses",
             ),
-            LIGER("loss_type='apo_zero'", True, "1 − σ(c) + σ(r)"),
+            at.LIGER("loss_type='apo_zero'", True, "1 − σ(c) + σ(r)"),
         ),
         "apo_down": (
-            TRL_DPO("DPOTrainer: loss_type='apo_down'", True, "σ(c) + 1 − σ(c − r)"),
-            LIGER("loss_type='apo_down'", True, "σ(c) + 1 − σ(c − r)"),
+            at.TRL_DPO("DPOTrainer: loss_type='apo_down'", True, "σ(c) + 1 − σ(c − r)"),
+            at.LIGER("loss_type='apo_down'", True, "σ(c) + 1 − σ(c − r)"),
         ),
         "log_pi": (
-            TRL_CPO("CPOTrainer: loss_type='sigmoid', cpo_alpha=0", True, "S(β(log π_w − log π_l))"),
-            MITCHELL("reference_free=True", True, "S(β(log π_w − log π_l)): a uniform reference"),
-            LIGER_NLL("LigerFusedLinearCPOLoss, compute_nll_loss=False", True, "S(β(log π_w − log π_l))"),
+            at.TRL_CPO("CPOTrainer: loss_type='sigmoid', cpo_alpha=0", True, "S(β(log π_w − log π_l))"),
+            at.MITCHELL("reference_free=True", True, "S(β(log π_w − log π_l)): a uniform reference"),
+            at.LIGER_NLL("LigerFusedLinearCPOLoss, compute_nll_loss=False", True, "S(β(log π_w − log π_l))"),
         ),
         "entropy_probe": (),
         "slic": (
-            HALOS(
+            at.HALOS(
                 "SLiCTrainer",
                 False,
                 "max(0, δ − log π_w + log π_l) of a pair, plus −λ log π_w of each token, not summed: arrays broadcast",
             ),
-            HALOS_FIRST("SLiCTrainer", True, "max(0, δ − log π_w + log π_l) − λ log π_w; δ is beta, λ is lambda_coef"),
-            TRL_CPO(
+            at.HALOS_FIRST(
+                "SLiCTrainer", True, "max(0, δ − log π_w + log π_l) − λ log π_w; δ is beta, λ is lambda_coef"
+            ),
+            at.TRL_CPO(
                 "CPOTrainer: loss_type='hinge'",
                 False,
                 "max(0, 1 − β(log π_w − log π_l)) plus the token-mean NLL: δ is 1/β",
             ),
         ),
         "cpo": (
-            TRL_CPO(
+            at.TRL_CPO(
                 "CPOTrainer", False, "S(β(log π_w − log π_l)) + cpo_alpha × NLL per token, mean over the batch's tokens"
             ),
-            CPO_AUTHORS("CPOTrainer", False, "S(β(log π_w − log π_l)) + NLL per token, mean over the batch's tokens"),
-            LIGER_NLL(
+            at.CPO_AUTHORS(
+                "CPOTrainer", False, "S(β(log π_w − log π_l)) + NLL per token, mean over the batch's tokens"
+            ),
+            at.LIGER_NLL(
                 "LigerFusedLinearCPOLoss",
                 False,
                 "S(β(log π_w − log π_l)) + alpha × NLL per token, mean over the batch's tokens",
             ),
         ),
         "orpo": (
-            TRL_ORPO(
+            at.TRL_ORPO(
                 "ORPOTrainer", False, "the NLL is a mean over all tokens of the batch, prompts included; λ is beta"
             ),
-            ORPO_AUTHORS(
+            at.ORPO_AUTHORS(
                 "ORPOTrainer",
                 False,
                 "the NLL is a mean over the batch's tokens, prompts included unless disable_prompt_loss; λ is alpha",
             ),
-            LIGER_NLL(
+            at.LIGER_NLL(
                 "LigerFusedLinearORPOLoss",
                 False,
                 "the NLL is a mean over the batch's tokens; 1 − p by log1p(−e^a); λ is beta",
             ),
-            LLAMA_FACTORY("pref_loss='orpo'", True, "−a_w + λ S(log odds); 1 − p by log1p(−e^a); λ is pref_beta"),
-            HALOS_FIRST("ORPOTrainer", True, "−a_w + λ S(log odds); 1 − p by log(1 − e^a); λ is OR_scale"),
-            PADDLE(
+            at.LLAMA_FACTORY("pref_loss='orpo'", True, "−a_w + λ S(log odds); 1 − p by log1p(−e^a); λ is pref_beta"),
+            at.HALOS_FIRST("ORPOTrainer", True, "−a_w + λ S(log odds); 1 − p by log(1 − e^a); λ is OR_scale"),
+            at.PADDLE(
                 "loss_type='or'",
                 False,
                 "pref_loss_ratio × S(log odds) + sft_loss_ratio × NLL, a mean over the batch's tokens",
             ),
         ),
         "simpo": (
-            TRL_CPO(
+            at.TRL_CPO(
                 "CPOTrainer: loss_type='simpo'",
                 False,
                 "γ is absolute (simpo_gamma), but the token-mean NLL is added unless cpo_alpha=0",
             ),
-            SIMPO_AUTHORS("SimPOTrainer", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"),
-            HALOS("SimPOTrainer", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"),
-            LLAMA_FACTORY("pref_loss='simpo'", True, "S(β(a_w − a_l) − γ); γ is simpo_gamma"),
-            LIGER_NLL(
+            at.SIMPO_AUTHORS("SimPOTrainer", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"),
+            at.HALOS("SimPOTrainer", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"),
+            at.LLAMA_FACTORY("pref_loss='simpo'", True, "S(β(a_w − a_l) − γ); γ is simpo_gamma"),
+            at.LIGER_NLL(
                 "LigerFusedLinearSimPOLoss",
                 False,
                 "γ is absolute, but the token-mean NLL is added unless compute_nll_loss=False",
             ),
-            PADDLE("loss_type='simpo'", True, "S(β(a_w − a_l) − γ); γ is simpo_gamma"),
-            OPEN_INSTRUCT(
+            at.PADDLE("loss_type='simpo'", True, "S(β(a_w − a_l) − γ); γ is simpo_gamma"),
+            at.OPEN_INSTRUCT(
                 "loss_type='simpo'", False, "S(β(a_w − a_l) − γ) with γ = β × gamma_beta_ratio: the ratio γ/β"
             ),
         ),
         "alphapo": (
-            TRL_CPO(
+            at.TRL_CPO(
                 "CPOTrainer: loss_type='alphapo'",
                 True,
                 "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; α = 0 by default: SimPO",
             ),
-            oxrl("alphapo.py")("AlphaPO", True, "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; −α a is cut at 50"),
+            at.oxrl("alphapo.py")("AlphaPO", True, "S(β(r_w − r_l) − γ), r = (1 − e^{−α a})/α; −α a is cut at 50"),
         ),
-        "repo": (REPO_AUTHORS("loss_type='repo'", True, "max(0, γ − (a_w − a_l)); γ is gamma_beta_ratio"),),
-        "simper": (SIMPER_AUTHORS("loss_type='SimPER'", True, "−e^{a_w} + e^{a_l}"),),
-        "tdpo1": (TDPO_AUTHORS("tdpo_loss(if_tdpo2=False)", True, "S(β[D − (K_l − K_w)]), gradient through both K"),),
+        "repo": (at.REPO_AUTHORS("loss_type='repo'", True, "max(0, γ − (a_w − a_l)); γ is gamma_beta_ratio"),),
+        "simper": (at.SIMPER_AUTHORS("loss_type='SimPER'", True, "−e^{a_w} + e^{a_l}"),),
+        "tdpo1": (
+            at.TDPO_AUTHORS("tdpo_loss(if_tdpo2=False)", True, "S(β[D − (K_l − K_w)]), gradient through both K"),
+        ),
         "tdpo2": (
-            TDPO_AUTHORS("tdpo_loss", True, "S(β[D − α(K_l − sg K_w)])"),
-            SAMPO("loss_type='tdpo'", True, "S(β[D − α(K_l − sg K_w)]); α is tdpo_alpha"),
+            at.TDPO_AUTHORS("tdpo_loss", True, "S(β[D − α(K_l − sg K_w)])"),
+            at.SAMPO("loss_type='tdpo'", True, "S(β[D − α(K_l − sg K_w)]); α is tdpo_alpha"),
         ),
         "tis_dpo": (
-            TIS_DPO_COPY(
+            at.TIS_DPO_COPY(
                 "tisdpo_loss(token_level=True)", True, "S(β[Σ w h_w − Σ w h_l − α(K′_w − K′_l)]); α = 0.5 by default"
             ),
         ),
         "sparse_po": (
-            SPARSE_PO_AUTHORS(
+            at.SPARSE_PO_AUTHORS(
                 "SparseTrainer", True, "the same; λ is two numbers, l1_norm_param_u for μ₁ and l1_norm_param_d for μ₂"
             ),
         ),
         "epsilon_dpo": (
-            EPSILON_DPO_AUTHORS(
+            at.EPSILON_DPO_AUTHORS(
                 "EpsilonDPOTrainer", True, "S(β/(1+εs) D); label_smoothing has no effect: its terms have the same sign"
             ),
         ),
         "wpo": (
-            TRL_DPO("DPOTrainer: use_weighting=True", True, "sg[w_w w_l] S(βD), not cut"),
-            WPO_AUTHORS("WPOTrainer", False, "sg[min(1, w_w w_l)] S(βD): the weight of the pair is cut at 1"),
-            OPEN_INSTRUCT(
+            at.TRL_DPO("DPOTrainer: use_weighting=True", True, "sg[w_w w_l] S(βD), not cut"),
+            at.WPO_AUTHORS("WPOTrainer", False, "sg[min(1, w_w w_l)] S(βD): the weight of the pair is cut at 1"),
+            at.OPEN_INSTRUCT(
                 "loss_type='wpo'",
                 False,
                 "min(1, w_w w_l) S(βD) without Σ_v π(v)² in w, cut at 1, and gradient flows through the weight",
             ),
         ),
         "ld_dpo": (
-            TRL_DPO("DPOTrainer: ld_alpha", True, "S(β(h′_w − h′_l)); α is ld_alpha"),
-            LLAMA_FACTORY(
+            at.TRL_DPO("DPOTrainer: ld_alpha", True, "S(β(h′_w − h′_l)); α is ld_alpha"),
+            at.LLAMA_FACTORY(
                 "ld_alpha", False, "only the policy's tokens beyond the shared length count by α, not the reference's"
             ),
         ),
         "alpha_dpo": (
-            ALPHA_DPO_AUTHORS(
+            at.ALPHA_DPO_AUTHORS(
                 "AlphaDPOTrainer, loss_type='alpha-dpo'",
                 False,
                 "S(β[a_w − a_l − γ/β − α z]): α counts β times; z of D per token, by a running mean and std from 0",
             ),
-            oxrl("alpha_dpo.py")(
+            at.oxrl("alpha_dpo.py")(
                 "AlphaDPO",
                 False,
                 "S(β[a_w − a_l − γ/β − α z]): α counts β times; z of D per token, by running statistics",
             ),
         ),
         "beta_dpo": (
-            BETA_DPO_AUTHORS(
+            at.BETA_DPO_AUTHORS(
                 "mode_loss='beta_DPO'",
                 False,
                 "margin='raw', level='batch', pairs kept by a draw, a running mean from 0, β at least 0.001",
             ),
-            oxrl("betadpo.py")(
+            at.oxrl("betadpo.py")(
                 "BetaDPO",
                 False,
                 "margin='raw', a running mean of earlier batches, β at least 0.001, and gradient through β_i",
@@ -387,16 +355,18 @@ IMPLEMENTATIONS: Mapping[str, tuple[Implementation, ...]] = MappingProxyType(
         ),
         "rmipo": (),
         "aot": (
-            TRL_DPO(
+            at.TRL_DPO(
                 "DPOTrainer: loss_type='aot'",
                 True,
                 "S of β times the difference of sorted margins; label_smoothing is read",
             ),
-            oxrl("aot.py")("AOT", False, "S(β(sort h_w − sort h_l)): that is aot_unpaired"),
+            at.oxrl("aot.py")("AOT", False, "S(β(sort h_w − sort h_l)): that is aot_unpaired"),
         ),
         "aot_unpaired": (
-            TRL_DPO("DPOTrainer: loss_type='aot_unpaired'", True, "S(β(sort h_w − sort h_l)); label_smoothing is read"),
-            oxrl("aot.py")("AOT", True, "S(β(sort h_w − sort h_l))"),
+            at.TRL_DPO(
+                "DPOTrainer: loss_type='aot_unpaired'", True, "S(β(sort h_w − sort h_l)); label_smoothing is read"
+            ),
+            at.oxrl("aot.py")("AOT", True, "S(β(sort h_w − sort h_l))"),
         ),
         "dpo_pg": (),
     }
