@@ -6,6 +6,7 @@ from matplotlib.colors import LogNorm
 
 from didsim import Problem, fisher_information, js, objective, train_many
 from didsim.experiment import Spec, is_isolated, mean_bands, seeds
+from didsim.plotting import EXACT
 from didsim.stationary import solve_many
 
 SPEC = Spec(
@@ -61,13 +62,13 @@ def _stationary(problems, betas, gammas):
     for (beta, gamma, seed), solution in zip(runs, solve_many(jobs, starts=1), strict=True):
         end = solution.policy if is_isolated(solution) else None
         distance = _FARTHEST if end is None else float(js(problems[seed].target, end))
-        rows += [(seed, beta, gamma, "js", max(distance, _EXACT))]
+        rows += [(seed, beta, gamma, "js", max(distance, EXACT))]
         rows += [(seed, beta, gamma, "failed", float(solution.status != "converged"))]
     return rows
 
 
-_FARTHEST, _EXACT = float(np.log(2.0)), 1e-12
-"""The largest divergence, which stands for that of a run that diverged; a smaller one than 1e-12 is rounding."""
+_FARTHEST = float(np.log(2.0))
+"""The largest divergence, which stands for that of a run that diverged."""
 
 
 def _trained(problems, name, betas, params):
@@ -91,7 +92,7 @@ def _trained(problems, name, betas, params):
         for (beta, seed), history, solution in zip(runs, histories, solutions, strict=True):
             wanted, policy = solution.policy, history.policy
             distance = _FARTHEST if wanted is None or policy is None else float(js(wanted, policy))
-            rows += [(seed, beta, rate, "js", max(distance, _EXACT))]
+            rows += [(seed, beta, rate, "js", max(distance, EXACT))]
             rows += [(seed, beta, rate, "failed", float(policy is None))]
     if name == "dpo":
         for beta, seed in runs:

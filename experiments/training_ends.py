@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 from didsim import Problem, js, objective, train_many
 from didsim.experiment import KINDS, Spec, describe, is_isolated, kind_of, mean_bands, seeds
 from didsim.objectives import IMPLEMENTATIONS
-from didsim.plotting import OKABE_ITO, objective_look
+from didsim.plotting import EXACT, OKABE_ITO, objective_look
 from didsim.stationary import solve_many
 
 SPEC = Spec(
@@ -56,8 +56,6 @@ _OF_A_BATCH = ("alpha_dpo", "beta_dpo", "aot", "aot_unpaired", "dpo_pg")
 
 _OTHER_DRAWS = 10_000
 """Added to a seed: the draws of the second training."""
-
-_EXACT = 1e-12
 
 
 def run_cell(params):
@@ -127,8 +125,8 @@ def draw(df, axes):
     looks = {name: number for number, name in enumerate(IMPLEMENTATIONS)}
     order = sorted(shares.index, key=lambda name: (ends.get(name, np.inf), looks.get(name, len(looks))))
     heights = {name: float(row) for row, name in enumerate(order)}
-    seen = df[df["quantity"].str.startswith("js_") & (df["mean"] >= _EXACT)]["mean"]
-    floor = _lay_out(axis, seen.min(), df[df["quantity"].str.startswith("js_")]["mean"].min() < _EXACT)
+    seen = df[df["quantity"].str.startswith("js_") & (df["mean"] >= EXACT)]["mean"]
+    floor = _lay_out(axis, seen.min(), df[df["quantity"].str.startswith("js_")]["mean"].min() < EXACT)
     for (number, (step, rows)), look in zip(enumerate(distances.groupby("x")), _TIMES, strict=True):
         words = f"step {step}" if number else "start (π_ref)"
         _draw_markers(axis, rows, heights, floor, {"label": words, "zorder": 2 + number, **look})
@@ -174,7 +172,7 @@ def _lay_out(axis, least, has_floor):
 
 def _draw_markers(axis, rows, heights, floor, look):
     """Draw means with their bands, one for each objective."""
-    values = np.where(rows["mean"] < _EXACT, floor, rows["mean"])
+    values = np.where(rows["mean"] < EXACT, floor, rows["mean"])
     heads = [heights[name] for name in rows["series"]]
     axis.plot(values, heads, linestyle="", **{"markersize": 4.0, **look})
     axis.hlines(

@@ -36,6 +36,15 @@ def test_an_oracle_is_never_farther_from_the_truth_than_a_practitioner(board):
             assert oracle <= practitioner * (1.0 + 1e-6)
 
 
+def test_the_practitioner_takes_the_likeliest_and_the_oracle_the_nearest_and_ties_go_to_the_first():
+    likely, near, dull = (-0.3, 0.5, "likely"), (-0.6, 0.1, "near"), (-0.9, 0.9, "dull")
+    for found in ([likely, near, dull], [dull, near, likely], [near, dull, likely]):
+        assert BOARD.module._RULES["practitioner"](found) == likely
+        assert BOARD.module._RULES["oracle"](found) == near
+    rounding = [(-0.3, 0.1, "first"), (-0.3 + 1e-12, 0.1 - 1e-12, "second")]
+    assert all(choose(rounding)[2] == "first" for choose in BOARD.module._RULES.values())
+
+
 def test_dpo_is_exact_in_its_own_construction_and_r_dpo_is_for_an_oracle_where_length_is_paid(board):
     assert mean(board, "js_practitioner", "dpo", "DID") < 1e-12
     assert mean(board, "js_oracle", "r_dpo", "length bias") < 1e-12 < mean(board, "js_oracle", "dpo", "length bias")

@@ -19,7 +19,7 @@ from didsim.preference import PreferenceDataset, Problem
 from didsim.spaces import Sequences
 from didsim.stationary import _attempts as attempts_module
 from didsim.stationary import solve, solve_many
-from didsim.stationary._field import ResponseField
+from didsim.stationary._field import ResponseField, derived, derived_through_stops
 from didsim.stationary._plain import PlainField
 from didsim.torch_bridge import finite_log
 
@@ -422,6 +422,15 @@ def response_field(problem, loss):
     shape = (-1, size, 1)
     allowed = torch.ones(problem.num_prompts, size, dtype=torch.bool)
     return ResponseField(group.loss, weights.joint, group.log_ref.reshape(shape), group.length.reshape(shape), allowed)
+
+
+@pytest.mark.parametrize("name", [name for name, one in OBJECTIVES.items() if one.margin_link is not None])
+def test_slopes_of_links_have_one_derivative_backwards_and_forwards(name):
+    """Operations in place could spoil the former, which the solver takes."""
+    margins = torch.tensor([-1e4, -750.0, -40.0, -3.1, 0.0, 1e-9, 0.37, 2.9, 40.0, 750.0, 1e4], dtype=torch.float64)
+    for point in OBJECTIVES[name].grid():
+        slope = objective(name, **point).slope
+        torch.testing.assert_close(derived(slope, margins), derived_through_stops(slope, margins), rtol=1e-13, atol=0.0)
 
 
 @pytest.mark.parametrize(("name", "options"), RESPONSE_POINTS)

@@ -133,7 +133,7 @@ def population_trainer(
 
 _PLAIN: dict[str, Any] = {
     "lr_scheduler_type": "linear",
-    "adam_beta2": 0.99,
+    "adam_beta2": 0.97,
     "max_grad_norm": 0.0,
     "logging_strategy": "no",
     "save_strategy": "no",

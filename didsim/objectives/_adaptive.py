@@ -114,31 +114,33 @@ def kept_fraction(pairs: Pairs, margins: Tensor, rho: float | Tensor) -> Tensor:
     the margins. Such draws keep the pair whose exponential clock E/p rings before a time t, so that in the limit of
     large batches a pair is kept with probability 1 − e^(−tp), with t such that their mean is 1 − ρ.
     """
-    if not bool((torch.as_tensor(rho) > 0).any()):
+    dropped = torch.as_tensor(rho, dtype=margins.dtype)
+    if not bool((dropped > 0).any()):
         return torch.ones_like(margins)
+    some = torch.where(dropped > 0, dropped, 0.5)
     score = pairs.standardise(margins)
     density = torch.exp(-0.5 * score**2)
-    # log t, since an outlier of density e^(−50) is kept only for t near e^50
-    low = torch.full_like(pairs.mean(density), LOWEST_LOG_TIME)
-    high = torch.full_like(low, math.log(torch.finfo(density.dtype).max))
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        short = pairs.mean(-torch.expm1(-torch.exp(middle) * density)) < 1.0 - rho
-        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    # a step of Newton's squares the error, and gives the derivative: t follows the densities, as the solver must know
-    clock = torch.exp(high) * density
-    slope = pairs.mean(clock * torch.exp(-clock)).detach()
-    excess = pairs.mean(-torch.expm1(-clock)) - (1.0 - rho)
-    high = high - torch.where(slope > 0, excess / torch.where(slope > 0, slope, 1.0), 0.0)
-    kept = -torch.expm1(-torch.exp(high) * density)
-    return torch.where(torch.as_tensor(rho) > 0, kept, 1.0)
+    # densities are at most 1, so that t ≥ −log ρ; the mean of e^(−tp) is convex in t, so that no step passes its end
+    time, held = -torch.log(some) + torch.zeros_like(pairs.mean(density)), density.detach()
+    for _ in range(MOST_STEPS):
+        step = _newton(pairs, held, time, some)
+        time = (time + step).clamp(max=torch.finfo(time.dtype).max)
+        if bool((step <= time * torch.finfo(time.dtype).eps ** 0.5).all()):
+            break
+    # one more squares the error, and gives the derivative: t follows the densities, as the solver must know
+    time = time + _newton(pairs, density, time, some)
+    return torch.where(dropped > 0, -torch.expm1(-time * density), 1.0)
 
 
-LOWEST_LOG_TIME = -40.0
-"""Densities are at most 1, so that t ≥ 1 − ρ, which is at least 2^(−53)."""
+def _newton(pairs: Pairs, density: Tensor, time: Tensor, rho: Tensor) -> Tensor:
+    """Return Newton's step from t towards the time at which a fraction ρ of clocks has not rung; its slope is held."""
+    silent = torch.exp(-time * density)
+    slope = pairs.mean(density * silent).detach()
+    return torch.where(slope > 0, (pairs.mean(silent) - rho) / torch.where(slope > 0, slope, 1.0), 0.0)
 
-BISECTIONS = 36
-"""Halvings of the interval of log t: to 750/2^36 = 1e-8, whose square is below its rounding."""
+
+MOST_STEPS = 200
+"""Of Newton's towards t. A handful is enough, unless most of the mass are outliers: t doubles with each."""
 
 
 def beta_dpo(

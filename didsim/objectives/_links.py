@@ -19,7 +19,8 @@ class Link:
         value: ``value(margin, **hyperparameters)``.
         slope: d value / d margin, same arguments. Written out because sums over a K × K table need
             nothing else; the tests hold it against the automatic derivative of `value`. The operations
-            in place spare copies of the table: they touch intermediate results, never the margin.
+            in place spare copies of the table: they touch intermediate results, never the margin. The
+            solver differentiates it backwards.
         corner: the margin at which the slope jumps upwards, same hyperparameters; None for a smooth link.
         is_step: whether the slope is −1 below the corner, and 0 from there on.
     """
@@ -30,9 +31,19 @@ class Link:
     is_step: bool = False
 
 
+def _negated(x: Tensor) -> Tensor:
+    """Return −x: in its place, unless its derivative needs x."""
+    return -x if x.requires_grad else x.neg_()
+
+
+def _is_positive(x: Tensor) -> Tensor:
+    """Return 1[x > 0] in the place of x, whose derivative is 0; a comparison's booleans would be slow to convert."""
+    return x.detach().relu_().sign_()
+
+
 LOGISTIC = Link(
     value=lambda margin: softplus_neg(margin),
-    slope=lambda margin: margin.neg().sigmoid_().neg_(),
+    slope=lambda margin: _negated(margin.neg().sigmoid_()),
 )
 """S(m): the negative log-likelihood of a Bradley–Terry preference."""
 
@@ -44,8 +55,8 @@ def target_margin(gamma: Any, beta: float | Tensor, gamma_form: str) -> Any:
 
 LOGISTIC_WITH_TARGET_MARGIN = Link(
     value=lambda margin, *, beta, gamma, gamma_form: softplus_neg(margin - target_margin(gamma, beta, gamma_form)),
-    slope=lambda margin, *, beta, gamma, gamma_form: (
-        (target_margin(gamma, beta, gamma_form) - margin).sigmoid_().neg_()
+    slope=lambda margin, *, beta, gamma, gamma_form: _negated(
+        (target_margin(gamma, beta, gamma_form) - margin).sigmoid_()
     ),
 )
 """S(m − γ): the margin is asked to exceed γ, or βγ."""
@@ -70,8 +81,7 @@ SMOOTHED_LOGISTIC = Link(
 
 HINGE = Link(
     value=lambda margin, *, delta: torch.relu(delta - margin),
-    # sign(relu(x)) is 1[x > 0] without the slow conversion of a comparison's booleans
-    slope=lambda margin, *, delta: (delta - margin).relu_().sign_().neg_(),
+    slope=lambda margin, *, delta: _negated(_is_positive(delta - margin)),
     corner=lambda *, delta: delta,
     is_step=True,
 )
@@ -80,7 +90,7 @@ HINGE = Link(
 
 HINGE_WITH_TARGET_MARGIN = Link(
     value=lambda margin, *, gamma: torch.relu(gamma - margin),
-    slope=lambda margin, *, gamma: (gamma - margin).relu_().sign_().neg_(),
+    slope=lambda margin, *, gamma: _negated(_is_positive(gamma - margin)),
     corner=lambda *, gamma: gamma,
     is_step=True,
 )
@@ -89,7 +99,7 @@ HINGE_WITH_TARGET_MARGIN = Link(
 
 UNIT_HINGE = Link(
     value=lambda margin: torch.relu(1.0 - margin),
-    slope=lambda margin: (1.0 - margin).relu_().sign_().neg_(),
+    slope=lambda margin: _negated(_is_positive(1.0 - margin)),
     corner=lambda: 1.0,
     is_step=True,
 )
@@ -124,7 +134,7 @@ EXACT_REVERSE_KL = Link(
 
 EXPONENTIAL = Link(
     value=lambda margin: torch.exp(-margin),
-    slope=lambda margin: margin.neg().exp_().neg_(),
+    slope=lambda margin: _negated(margin.neg().exp_()),
 )
 """e^(−m)."""
 

@@ -218,7 +218,7 @@ class ResponseField:
         y = self._responses(log_pi)
         first, second = torch.zeros_like(log_pi), torch.diag_embed(torch.zeros_like(log_pi[..., 0]))
         for part, mass in self._anchors():
-            slope, curvature = with_derivative(self.loss.slope_of(part, y), log_pi)
+            slope, curvature = _derived(part)(self.loss.slope_of(part, y), log_pi)
             first = first + mass * slope
             second = second + torch.diag_embed((mass * curvature)[..., 0])
         if self.loss.objective.score is not None:
@@ -237,17 +237,17 @@ class ResponseField:
     def _score_derivatives(self, y: Responses) -> tuple[Tensor, Tensor]:
         loss, record, x = self.loss, self.loss.objective, y.log_pi
         # in training's eyes: a stopped term moves the margin, but has no slope
-        s1, s2 = with_derivative(self._score_slope(y), x)
+        s1, s2 = _derived(record.score)(self._score_slope(y), x)
         r1, r2 = (s1, s2)
         if record.rejected_score is not None:
-            r1, r2 = with_derivative(loss.slope_of(record.rejected_score, y), x)
+            r1, r2 = _derived(record.rejected_score)(loss.slope_of(record.rejected_score, y), x)
         by_chosen, by_rejected = s1, r1
         if self._has_stops:
-            _, by_chosen = with_derivative(lambda log_pi: loss.score(replace(y, log_pi=log_pi)), x)
-            _, by_rejected = with_derivative(lambda log_pi: loss.rejected_score(replace(y, log_pi=log_pi)), x)
+            _, by_chosen = derived_through_stops(lambda log_pi: loss.score(replace(y, log_pi=log_pi)), x)
+            _, by_rejected = derived_through_stops(lambda log_pi: loss.rejected_score(replace(y, log_pi=log_pi)), x)
         score, other = loss.score(y), loss.rejected_score(y)
         margin = score - other.mT
-        slopes, curvatures = (self._pair_weights * part for part in with_derivative(self._link_slope(margin), margin))
+        slopes, curvatures = (self._pair_weights * part for part in derived(self._link_slope(margin), margin))
         rows, columns = slopes.sum(2, keepdim=True), slopes.sum(1).unsqueeze(2)
         diagonal = s2 * rows - r2 * columns + s1 * by_chosen * curvatures.sum(2, keepdim=True)
         diagonal = diagonal + r1 * by_rejected * curvatures.sum(1).unsqueeze(2)
@@ -288,10 +288,29 @@ def is_shift_free(loss: BoundObjective) -> bool:
     return record.margin_link is not None and all(part is None for part in parts)
 
 
-def with_derivative(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return an elementwise function and its derivative, by forward-mode differentiation."""
+def derived_through_stops(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an elementwise function and its derivative, stopped terms included, by forward-mode differentiation."""
     value, *derivative = torch.func.jvp(function, (x,), (torch.ones_like(x),))
     return value.expand_as(x), derivative[0].expand_as(x)
+
+
+def derived(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same of a function in which nothing is stopped, by backward-mode differentiation.
+
+    Forwards it would take four times as long: PyTorch takes each tensor of constants for one with a tangent of zeros,
+    whose shape it works out in Python.
+    """
+    free = x.detach().requires_grad_()
+    with torch.enable_grad():
+        value = function(free).expand_as(free)
+    if not value.requires_grad:
+        return value, torch.zeros_like(x)
+    return value.detach(), torch.autograd.grad(value, free, torch.ones_like(x))[0]
+
+
+def _derived(part: Part | None) -> Callable[[Function, Tensor], tuple[Tensor, Tensor]]:
+    """Return how the slope of a part is derived; in an automatic one something may be stopped."""
+    return derived_through_stops if getattr(part, "slope", None) is None else derived
 
 
 LINK, SCORE = 0, 1
