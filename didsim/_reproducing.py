@@ -92,11 +92,10 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from didsim.experiment import headline_table, output_directory, publish, run_cells
+    from didsim.experiment import headline_table, output_directory, publish_all, run_cells
 
     started = time.monotonic()
     todo = [cell for group in cells.values() for cell in group]
-    paths, tables = [], []
     with output_directory(out):
         hidden = True if flag("quiet") else None  # None: shown on a terminal only
         with tqdm(total=len(todo), unit="cell", file=sys.stderr, disable=hidden) as bar:
@@ -108,10 +107,9 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
                     say(f"{cell.path} is damaged; it is computed again.")
 
             run_cells(todo, jobs, report)
-        for experiment, spec in plans:
-            rows = pd.concat([cell.load() for cell in cells[spec.id]], ignore_index=True)
-            paths += publish(experiment, spec, rows, out)
-            tables.append(headline_table(spec, out / f"{spec.id}.csv"))
+        with tqdm(total=len(plans), unit="figure", file=sys.stderr, disable=hidden) as bar:
+            paths = publish_all(plans, out, jobs, lambda _: bar.update())
+        tables = [headline_table(spec, out / f"{spec.id}.csv") for _, spec in plans]
     ends = pd.concat(tables, ignore_index=True)
     document = {"figures": [str(path) for path in paths], "table": ends.to_dict(orient="records")}
     listing = "\n".join(f"  {path}" for path in paths if path.suffix in {".png", ".csv"})

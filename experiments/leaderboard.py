@@ -70,7 +70,7 @@ SPEC = Spec(
     panels=(1, 2),
     size=(7.2, 8.6),
     headline="rank_practitioner",
-    minutes=3.0,
+    minutes=2.5,
 )
 
 

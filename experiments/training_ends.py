@@ -20,7 +20,7 @@ SPEC = Spec(
     caption=(
         "Jensen–Shannon divergence (nats) between the stationary policy that the solver finds from π_ref, and a "
         "policy trained from π_ref with the same objective at its default hyperparameters: at the start, after a tenth "
-        "of the steps, and at the end (τ = 2, 8 classes, fresh batches of 512 pairs, 4000 steps of RMSprop whose rate "
+        "of the steps, and at the end (τ = 2, 8 classes, fresh batches of 512 pairs, 3000 steps of RMSprop whose rate "
         "falls linearly from 1e-2 to 0, so that noise dies out; otherwise the engine's defaults). Means over seeds, "
         "bands 95% bootstrap intervals of the mean. Bar: half the divergence between two trainings of one problem on "
         "different draws, which is what noise alone leaves; a last dot well to the right of it is bias or slowness. ∂: "
@@ -40,7 +40,7 @@ SPEC = Spec(
     ),
     axes={"objective": tuple(IMPLEMENTATIONS)},
     batch={"seed": seeds(20)},
-    constants={"num_classes": 8, "tau": 2.0, "steps": 4000, "learning_rate": 1e-2},
+    constants={"num_classes": 8, "tau": 2.0, "steps": 3000, "learning_rate": 1e-2},
     quick={
         "objective": ("dpo", "cal_dpo", "simpo", "orpo", "kto", "alpha_dpo", "dpo_pg"),
         "seed": seeds(3),
@@ -48,7 +48,7 @@ SPEC = Spec(
     },
     size=(5.2, 7.4),
     headline="js_solver",
-    minutes=2.0,
+    minutes=1.5,
 )
 
 _OF_A_BATCH = ("alpha_dpo", "beta_dpo", "aot", "aot_unpaired", "dpo_pg")

@@ -2,7 +2,7 @@
 
 from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands
 from didsim.experiment._pool import in_processes
-from didsim.experiment._publish import caption_of, headline_table, publish, read_csv, redraw
+from didsim.experiment._publish import caption_of, headline_table, publish, publish_all, read_csv, redraw
 from didsim.experiment._resolver import MAIN, Experiment, known_experiments, load_experiment
 from didsim.experiment._runner import Cell, plan_cells, run_cells
 from didsim.experiment._spec import MAX_SEEDS, Spec, seeds
@@ -44,6 +44,7 @@ __all__ = [
     "output_directory",
     "plan_cells",
     "publish",
+    "publish_all",
     "read_csv",
     "redraw",
     "run_cells",

@@ -30,6 +30,7 @@ def in_processes(
             futures = {pool.submit(function, *arguments): number for number, arguments in enumerate(calls)}
         for future in as_completed(futures):
             yield futures[future], future.exception() or future.result()
+        pool.shutdown()  # all is done: workers end by themselves, and leave nothing behind
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():

@@ -5,7 +5,7 @@ import io
 import json
 import platform
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,9 @@ import pandas as pd
 
 from didsim import __version__
 from didsim.errors import BadDataError
-from didsim.experiment._resolver import Experiment
-from didsim.experiment._runner import LIBRARIES
+from didsim.experiment._pool import in_processes
+from didsim.experiment._resolver import Experiment, load_experiment
+from didsim.experiment._runner import LIBRARIES, plan_cells
 from didsim.experiment._spec import Spec
 from didsim.experiment._store import SCHEMA_VERSION, write_atomic
 from didsim.plotting import FORMATS, render
@@ -37,6 +38,44 @@ def publish(experiment: Experiment, spec: Spec, rows: pd.DataFrame, out: Path) -
     manifest = out / f"{spec.id}.json"
     write_atomic(manifest, _manifest(spec, caption_of(experiment, spec, csv), content))
     return [*figures, csv, manifest]
+
+
+def publish_all(
+    plans: Sequence[tuple[Experiment, Spec]], out: Path, jobs: int, report: Callable[[Spec], None]
+) -> list[Path]:
+    """Publish experiments whose cells are all there, several at once if there are many; return the paths in order.
+
+    Args:
+        plans: experiments, and their plans as they were run.
+        out: the directory of their cells, and of the files to be written.
+        jobs: how many processes may work at once.
+        report: called with each plan when its files are there.
+    """
+    done: dict[int, list[Path]] = {}
+    calls = [(str(experiment.path), spec, out) for experiment, spec in plans]
+    # a few figures are drawn before another process has loaded what it needs
+    at_once = in_processes(_publish_file, calls, jobs) if jobs > 1 and len(plans) >= MANY else _one_by_one(calls)
+    for number, paths in at_once:
+        if isinstance(paths, BaseException):
+            raise paths
+        done[number] = paths
+        report(plans[number][1])
+    return [path for number in sorted(done) for path in done[number]]
+
+
+MANY = 8
+"""So many figures are worth a process of their own."""
+
+
+def _one_by_one(calls: Sequence[tuple[str, Spec, Path]]) -> Iterator[tuple[int, list[Path]]]:
+    for number, call in enumerate(calls):
+        yield number, _publish_file(*call)
+
+
+def _publish_file(path: str, spec: Spec, out: Path) -> list[Path]:
+    experiment = load_experiment(path)
+    rows = pd.concat([cell.load() for cell in plan_cells(experiment, spec, out)], ignore_index=True)
+    return publish(experiment, spec, rows, out)
 
 
 def caption_of(experiment: Experiment, spec: Spec, csv: Path) -> str:

@@ -213,6 +213,9 @@ class PopulationTrainer(PreferenceTrainer):
             self._known = (ids, found)
         return found
 
+    def _note(self, *_: Any) -> None:
+        """Log nothing: what becomes of the policy is enumerated at the end."""
+
     def _distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return where each sequence stands first, and which of them each row is; known of the last batch."""
         if self._last is None or self._last[0] is not ids:
