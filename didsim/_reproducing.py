@@ -10,8 +10,8 @@ import click
 
 from didsim._terminal import OUT, Whole, command_with_examples, emit, flag, say, table, usage_errors
 
-MOST_ROWS = 20
-"""Of each figure so many rows are shown when it is made."""
+MOST_ROWS, FEW = 20, 6
+"""Of each figure so many rows are shown when it is made, if there are so few figures."""
 
 
 @command_with_examples(
@@ -113,9 +113,15 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
     ends = pd.concat(tables, ignore_index=True)
     document = {"figures": [str(path) for path in paths], "table": ends.to_dict(orient="records")}
     listing = "\n".join(f"  {path}" for path in paths if path.suffix in {".png", ".csv"})
+    numbers = _numbers(ends) if len(plans) <= FEW else f"{len(plans)} figures; their numbers are in the CSVs."
+    emit(document, f"{numbers}\n\n{listing}")
+    say(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def _numbers(ends: Any) -> str:
+    """Return a table of the ends of curves."""
     shown = ends.groupby("figure", sort=False).head(MOST_ROWS)
     numbers = table(list(ends.columns), shown.to_numpy().tolist())
     if len(shown) < len(ends):
         numbers += f"\n\nOf each figure the first {MOST_ROWS} rows; the others are in its CSV."
-    emit(document, f"{numbers}\n\nMeans over n seeds with their 95% intervals, in nats.\n\n{listing}")
-    say(f"Done in {time.monotonic() - started:.0f} s.")
+    return f"{numbers}\n\nMeans over n seeds with their 95% intervals, in nats."

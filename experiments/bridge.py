@@ -18,8 +18,9 @@ SPEC = Spec(
         "finds and the policy of a transformer (two layers, width 64, 40 responses of at most 3 tokens), enumerated: "
         "before training, where it is π_ref, and after 300 steps of Adam, at a rate that falls from 0.003 to 0, "
         "through didsim.llm's trainer on all pairs, weighted by their exact probabilities (τ = 2, each objective at "
-        "its defaults; one transformer, no band). Those with farther to go have two to four times the steps; χPO has "
-        "a quarter of the rate, since a margin beyond its ±2R has no gradient that would lead back. Dotted: 1e-5. To "
+        "its defaults; one transformer, no band). Those with farther to go have two to four times the steps; SLiC "
+        "and WPO have half the rate, and χPO a quarter, since a margin beyond its ±2R has no gradient that would lead "
+        "back. Dotted: 1e-5. To "
         "the right of it: hinge and RePO, nearly flat near their kinks; DiscoPOP, which has several stationary "
         "policies and ends at another one (cross); ε-DPO, which is not there yet. Left out: β-DPO and AOT in both "
         "forms, for which the solver finds none (figure stationary)."
@@ -37,13 +38,14 @@ SPEC = Spec(
 
 _LONGER = {
     **dict.fromkeys(("exo", "log_pi", "entropy_probe", "simpo", "alpha_dpo", "dpo_norm", "cal_dpo", "tdpo2"), 2),
-    **dict.fromkeys(("alphapo", "tdpo1", "sparse_po", "wpo", "ld_dpo"), 3),
-    **dict.fromkeys(("slic", "tis_dpo"), 4),
+    **dict.fromkeys(("alphapo", "tdpo1", "sparse_po", "ld_dpo", "discopop"), 3),
+    **dict.fromkeys(("slic", "wpo", "tis_dpo"), 4),
 }
 """So many times the steps: their policies lie far from π_ref, or their losses are flat."""
 
-_GENTLER = {"chi_po": 0.25}
-"""So many times the learning rate: a margin beyond χPO's ±2R has no gradient that would lead back."""
+_GENTLER = {"chi_po": 0.25, "slic": 0.5, "wpo": 0.5}
+"""So many times the learning rate: a margin beyond χPO's ±2R has no gradient that would lead back, and where a loss is
+nearly flat, large steps go on to the end."""
 
 _ASIDE = frozenset({"marginal", "mean_kl"})
 """Needs that a language model meets with other numbers than a table: its own log π(y) without a prompt, and KTO's z."""
