@@ -28,7 +28,7 @@ SPEC = Spec(
         "distribution q of π_ref → π* (right), to the stationary policy π of each objective's population loss, for "
         "updates that reinforce (τ < 1) or smooth (τ > 1) the reference. Nothing is trained: π is solved for, from "
         "π_ref. Means over seeds; bands 95% bootstrap intervals of the mean are in the CSV. For each τ an objective "
-        "stands at the point of its search grid (of six spread over it, where it is larger) with the smallest "
+        "stands at the point of its search grid (of twelve spread over it, where it is larger) with the smallest "
         "JS(π*‖π) on average over seeds, of those at which every seed has an isolated stationary policy or limit; "
         "this choice looks at the target, so it is an oracle's, and the right panel shows the same policies. exact: "
         "below 1e-12, which is rounding. ∂: for some seeds π is a limit on the boundary of the simplex, which "
@@ -43,7 +43,7 @@ SPEC = Spec(
     ),
     axes={"objective": tuple(IMPLEMENTATIONS)},
     batch={"seed": seeds(20), "tau": (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)},
-    constants={"num_classes": 8, "trial_seeds": 2, "most_points": 6},
+    constants={"num_classes": 8, "trial_seeds": 2, "most_points": 12},
     quick={
         "tau": (0.5, 4.0),
         "objective": ("dpo", "cdpo", "cal_dpo", "log_pi", "simpo", "kto", "tdpo1"),
@@ -52,7 +52,7 @@ SPEC = Spec(
     panels=(1, 2),
     size=(7.2, 8.0),
     headline="js_target",
-    minutes=2.0,
+    minutes=2.5,
 )
 
 _DISTANCES = {"js_target": "JS(π*‖π)", "js_did": "JS(q‖π)"}
