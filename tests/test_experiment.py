@@ -1,5 +1,6 @@
 """Experiments: plans, estimates, tuning, cells, and files that come out the same whatever happened on the way."""
 
+import dataclasses
 import gzip
 import hashlib
 import itertools
@@ -37,6 +38,7 @@ from didsim.experiment import (
     mean_bands,
     plan_cells,
     publish,
+    publish_all,
     run_cells,
     seeds,
     select_tuned,
@@ -522,6 +524,35 @@ class TestNumbersInCaptions:
     def test_do_not_make_cells_stale(self, here):
         plain, filled = load_experiment(str(write_mine(here))), with_numbers(here, "{}")
         assert _runner.computing_source(plain.path) == _runner.computing_source(filled.path)
+
+
+class TestPublishingMany:
+    @pytest.fixture
+    def plans(self, here, monkeypatch):
+        """Two plans of one experiment, whose cells are there; and two are many."""
+        monkeypatch.setattr(_publish, "MANY", 2)
+        experiment = load_experiment(str(write_mine(here)))
+        found = [(experiment, dataclasses.replace(experiment.spec.version(quick=True), id=name)) for name in "ba"]
+        for _, plan in found:
+            run_cells(plan_cells(experiment, plan, here / "out"), 1, lambda cell, what: None)
+        return found
+
+    def test_in_processes_gives_what_one_gives(self, here, plans):
+        seen, files = [], []
+        for jobs in (1, 2):
+            paths = publish_all(plans, here / "out", jobs, lambda plan: seen.append(plan.id))
+            files.append({path.name: path.read_bytes() for path in paths})
+            assert [path.name for path in paths if path.suffix == ".csv"] == ["b.csv", "a.csv"]
+            for path in paths:
+                path.unlink()
+        assert files[0] == files[1]
+        assert seen[:2] == ["b", "a"]
+        assert sorted(seen[2:]) == ["a", "b"]
+
+    def test_a_figure_that_cannot_be_drawn_is_named(self, here, plans):
+        (here / "mine.py").write_text(MINE.replace('axes[0, 0].plot(points["x"]', 'axes[0, 0].plot(points["nothing"]'))
+        with pytest.raises(BadDataError, match=r"cannot be drawn as [ab]: KeyError"):
+            publish_all(plans, here / "out", 2, lambda plan: None)
 
 
 FEW_SEEDS = {"bridge": 1}
