@@ -41,7 +41,7 @@ def publish(experiment: Experiment, spec: Spec, rows: pd.DataFrame, out: Path) -
 
 
 def publish_all(
-    plans: Sequence[tuple[Experiment, Spec]], out: Path, jobs: int, report: Callable[[Spec], None]
+    plans: Sequence[tuple[Experiment, Spec]], out: Path, jobs: int, report: Callable[[Spec], object]
 ) -> list[Path]:
     """Publish experiments whose cells are all there, several at once if there are many; return the paths in order.
 
@@ -74,7 +74,8 @@ def _one_by_one(calls: Sequence[tuple[str, Spec, Path]]) -> Iterator[tuple[int, 
 
 def _publish_file(path: str, spec: Spec, out: Path) -> list[Path]:
     experiment = load_experiment(path)
-    rows = pd.concat([cell.load() for cell in plan_cells(experiment, spec, out)], ignore_index=True)
+    loaded = [cell.load() for cell in plan_cells(experiment, spec, out)]
+    rows = pd.concat([frame for frame in loaded if frame is not None], ignore_index=True)
     return publish(experiment, spec, rows, out)
 
 

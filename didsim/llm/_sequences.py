@@ -23,7 +23,7 @@ from didsim._checks import message
 from didsim.llm._chatter import without_chatter
 from didsim.llm._reading import Batch, Distinct, Reading, token_mask
 from didsim.llm._trainer import PreferenceTrainer
-from didsim.objectives import BoundObjective
+from didsim.objectives import BoundObjective, Pairs
 from didsim.policy import Policy
 from didsim.preference import Problem
 from didsim.spaces import Sequences
@@ -213,7 +213,7 @@ class PopulationTrainer(PreferenceTrainer):
             self._known = (ids, found)
         return found
 
-    def _note(self, *_: Any) -> None:
+    def _note(self, pairs: Pairs, policy: Reading, inputs: Batch) -> None:
         """Log nothing: what becomes of the policy is enumerated at the end."""
 
     def _distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
