@@ -647,6 +647,7 @@ def zoo():
     return curves()
 
 
+@pytest.mark.slow
 def test_the_zoo_is_drawn_and_written_beside_the_exercise(run, here):
     code, out, _ = run("teach", "start", "zoo")
     assert code == 0

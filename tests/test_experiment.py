@@ -526,6 +526,7 @@ class TestNumbersInCaptions:
         assert _runner.computing_source(plain.path) == _runner.computing_source(filled.path)
 
 
+@pytest.mark.slow
 class TestPublishingMany:
     @pytest.fixture
     def plans(self, here, monkeypatch):

@@ -7,6 +7,8 @@ from didsim import Policy, kl
 from didsim.experiment import load_experiment, seeds
 from didsim.worlds import bradley_terry, length_bias
 
+pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
+
 SEEDS = seeds(3)
 
 

@@ -7,6 +7,8 @@ from didsim import Policy, Problem, dpo_optimum, fisher_information, objective, 
 from didsim.experiment import load_experiment, seeds
 from didsim.objectives import IMPLEMENTATIONS
 
+pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
+
 SEEDS = seeds(4)
 
 

@@ -8,6 +8,8 @@ from didsim import Policy
 from didsim.experiment import load_experiment, seeds
 from didsim.worlds import bradley_terry
 
+pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
+
 BOARD = load_experiment("leaderboard")
 WORLDS = ("DID", "20% noise", "length bias", "restricted")
 

@@ -8,6 +8,8 @@ import pytest
 from didsim.experiment import load_experiment, seeds
 from didsim.worlds import bradley_terry
 
+pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
+
 SEEDS = seeds(3)
 
 

@@ -10,6 +10,8 @@ from didsim import Pairs, bayes_accuracy, marginal, objective, pmi, solve
 from didsim.experiment import load_experiment, seeds
 from didsim.worlds import boilerplate
 
+pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
+
 ABLATION, SIGNALS, SENSITIVITY, DYNAMICS = map(
     load_experiment, ("rmipo_table3", "rmipo_fig3", "rmipo_fig2", "rmipo_fig6_7")
 )

@@ -9,6 +9,8 @@ from didsim import PreferenceDataset, identify, predicted_error
 from didsim.experiment import load_experiment, seeds
 from didsim.worlds import bradley_terry, draw_finite
 
+pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
+
 EXPERIMENT = load_experiment("sample_size")
 
 

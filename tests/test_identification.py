@@ -602,6 +602,7 @@ def study():
     return Study(problem, wins, np.array(scores))
 
 
+@pytest.mark.slow
 class TestAgainstSimulation:
     def test_the_fits_have_converged_to_a_thousandth_of_a_deviation(self, study):
         deviation = BETA * predicted_error(study.problem, PAIRS, BETA).std_log_prob

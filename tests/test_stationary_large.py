@@ -167,8 +167,8 @@ def assert_same_solution(found, wanted, tolerance=FOUND):
 
 
 SOLVED = (
-    *("dpo", "orpo", "cpo", "cal_dpo", "alpha_dpo", "kto", "r_dpo", "ipo", "sppo"),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("simpo", "exo")),
+    *("dpo", "orpo", "cpo", "cal_dpo", "kto", "r_dpo", "ipo", "sppo"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("simpo", "exo", "alpha_dpo")),
 )
 
 
@@ -183,7 +183,9 @@ def test_solutions_without_a_table_are_those_with_one(name, monkeypatch):
     assert_same_solution(found, wanted)
 
 
-@pytest.mark.parametrize("name", ["dpo", pytest.param("alpha_dpo", marks=pytest.mark.slow), "kto"])
+@pytest.mark.parametrize(
+    "name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha_dpo", "kto"))]
+)
 def test_prompts_are_solved_without_a_table_too(name, monkeypatch):
     problem, loss = Problem.from_temperature(10, 2.0, 1, num_prompts=3), objective(name)
     wanted = solve(problem, loss, starts=1)
@@ -191,7 +193,10 @@ def test_prompts_are_solved_without_a_table_too(name, monkeypatch):
     assert_same_solution(solve(problem, loss, starts=1), wanted)
 
 
-CLOSED = [("dpo", {}), ("r_dpo", {}), ("simpo", {"gamma": 0.0}), ("h_dpo", {})]
+CLOSED = [
+    ("dpo", {}),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in [("r_dpo", {}), ("simpo", {"gamma": 0.0}), ("h_dpo", {})]),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), CLOSED)

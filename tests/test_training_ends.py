@@ -53,6 +53,7 @@ def test_training_starts_at_the_distance_from_the_reference():
         assert start[seed] == pytest.approx(float(js(problem.target, problem.reference)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_objectives_that_look_at_the_batch_are_trained_in_expectation_too():
     ends = values(trained("alpha_dpo", steps=1500), "js_population")
     assert list(ends.index) == list(seeds(2))

@@ -95,6 +95,7 @@ def test_it_is_explained_and_listed_like_any_other(mine, run):
     assert [row["group"] for row in listed if row["name"] == "squared_hinge"] == ["registered by you"]
 
 
+@pytest.mark.slow
 def test_it_works_in_an_experiment_of_ones_own_also_in_other_processes(here, run):
     (here / "own.py").write_text(EXPERIMENT.replace('id="mine"', 'id="own"'), "utf-8")
     done = run("reproduce", "own.py", "--jobs", 2, "--out", "out")
