@@ -526,7 +526,6 @@ class TestNumbersInCaptions:
         assert _runner.computing_source(plain.path) == _runner.computing_source(filled.path)
 
 
-@pytest.mark.slow
 class TestPublishingMany:
     @pytest.fixture
     def plans(self, here, monkeypatch):
@@ -538,6 +537,7 @@ class TestPublishingMany:
             run_cells(plan_cells(experiment, plan, here / "out"), 1, lambda cell, what: None)
         return found
 
+    @pytest.mark.slow
     def test_in_processes_gives_what_one_gives(self, here, plans):
         seen, files = [], []
         for jobs in (1, 2):
@@ -550,10 +550,19 @@ class TestPublishingMany:
         assert seen[:2] == ["b", "a"]
         assert sorted(seen[2:]) == ["a", "b"]
 
+    @pytest.mark.slow
     def test_a_figure_that_cannot_be_drawn_is_named(self, here, plans):
         (here / "mine.py").write_text(MINE.replace('axes[0, 0].plot(points["x"]', 'axes[0, 0].plot(points["nothing"]'))
         with pytest.raises(BadDataError, match=r"cannot be drawn as [ab]: KeyError"):
             publish_all(plans, here / "out", 2, lambda plan: None)
+
+    @pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["removed", "damaged"])
+    def test_no_figure_leaves_out_a_cell_that_was_lost(self, here, plans, lose):
+        lost = plan_cells(*plans[1], here / "out")[-1].path
+        lose(lost)
+        with pytest.raises(CellsFailedError, match=lost.stem):
+            publish_all(plans, here / "out", 1, lambda plan: None)
+        assert not (here / "out" / "a.csv").exists()
 
 
 FEW_SEEDS = {"bridge": 1}

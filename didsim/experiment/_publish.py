@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from didsim import __version__
-from didsim.errors import BadDataError
+from didsim.errors import BadDataError, CellsFailedError
 from didsim.experiment._pool import in_processes
 from didsim.experiment._resolver import Experiment, load_experiment
-from didsim.experiment._runner import LIBRARIES, plan_cells
+from didsim.experiment._runner import LIBRARIES, Cell, plan_cells
 from didsim.experiment._spec import Spec
 from didsim.experiment._store import SCHEMA_VERSION, write_atomic
 from didsim.plotting import FORMATS, render
@@ -50,6 +50,10 @@ def publish_all(
         out: the directory of their cells, and of the files to be written.
         jobs: how many processes may work at once.
         report: called with each plan when its files are there.
+
+    Raises:
+        CellsFailedError: if a cell is not there, or cannot be read.
+        BadDataError: if an experiment cannot summarise or draw its rows.
     """
     done: dict[int, list[Path]] = {}
     calls = [(str(experiment.path), spec, out) for experiment, spec in plans]
@@ -74,9 +78,18 @@ def _one_by_one(calls: Sequence[tuple[str, Spec, Path]]) -> Iterator[tuple[int, 
 
 def _publish_file(path: str, spec: Spec, out: Path) -> list[Path]:
     experiment = load_experiment(path)
-    loaded = [cell.load() for cell in plan_cells(experiment, spec, out)]
-    rows = pd.concat([frame for frame in loaded if frame is not None], ignore_index=True)
+    rows = pd.concat([_rows_of(cell) for cell in plan_cells(experiment, spec, out)], ignore_index=True)
     return publish(experiment, spec, rows, out)
+
+
+def _rows_of(cell: Cell) -> pd.DataFrame:
+    """Return the rows of a cell that has been run; a figure never leaves out one that has been lost since."""
+    rows = cell.load()
+    if rows is None:
+        raise CellsFailedError(
+            f"{cell.path} has been removed or damaged since it was run: the same command runs it again."
+        )
+    return rows
 
 
 def caption_of(experiment: Experiment, spec: Spec, csv: Path) -> str:
