@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from didsim import dpo_optimum, js, marginal, objective, train_many
+from didsim import dpo_optimum, marginal, objective, train_many
 from didsim.engine import snapshot_pairs
-from didsim.experiment import Spec, mean_bands, seeds
+from didsim.experiment import Spec, mean_bands, mean_js, seeds
 from didsim.plotting import OKABE_ITO, draw_band
 from didsim.stationary import solve_alternating
 from didsim.torch_bridge import to_array
@@ -82,9 +82,9 @@ def run_cell(params):
 
 def _levels(seed, problem):
     """Return rows for the policy of the class that is nearest to π*, and for the end of exact alternation."""
-    rows = [("best", "js_best", _mean_js(problem, best_in_class(problem)))]
+    rows = [("best", "js_best", mean_js(problem, problem.target, best_in_class(problem)))]
     if problem.features is None:
-        rows.append(("marginal", "js_exact", _mean_js(problem, solve_alternating(problem).policy)))
+        rows.append(("marginal", "js_exact", mean_js(problem, problem.target, solve_alternating(problem).policy)))
     return pd.DataFrame(rows, columns=["prior", "quantity", "value"]).assign(seed=seed, step=0)
 
 
@@ -104,10 +104,6 @@ def _least_loss(problem):
     free, loss = replace(problem, features=None), objective("mi_dpo", prior="reference")
     pairs, _ = snapshot_pairs(free, dpo_optimum(free), loss)
     return float(to_array(pairs.mean(loss(pairs))).mean())
-
-
-def _mean_js(problem, policy):
-    return float(problem.prompt_weights @ js(problem.target, policy))
 
 
 def summarise(df):

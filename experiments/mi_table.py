@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullLocator
 
-from didsim import Policy, dpo_optimum, js, objective
+from didsim import Policy, dpo_optimum, objective
 from didsim.engine import evaluated, snapshot_pairs
-from didsim.experiment import Spec, is_isolated, mean_bands, seeds
+from didsim.experiment import Spec, is_isolated, mean_bands, mean_js, seeds
 from didsim.plotting import OKABE_ITO
 from didsim.stationary import solve_many
 from didsim.worlds import length_bias
@@ -93,8 +93,8 @@ def run_cell(params):
     for place, (seed, (problem, _)) in enumerate(zip(params["seed"], worlds, strict=True)):
         if all(is_isolated(one[place]) for one in ends.values()):
             own, held, other = (one[place].policy for one in ends.values())
-            rows += [(seed, "end", _mean_js(problem, other, own)), (seed, "end_frozen", _mean_js(problem, other, held))]
-            rows += [(seed, "js_target", _mean_js(problem, problem.target, own))]
+            rows += [(seed, "end", mean_js(problem, other, own)), (seed, "end_frozen", mean_js(problem, other, held))]
+            rows += [(seed, "js_target", mean_js(problem, problem.target, own))]
     return pd.DataFrame(rows, columns=["seed", "quantity", "value"]).assign(prior=name)
 
 
@@ -119,11 +119,6 @@ def _evaluated(problem, policy, loss):
 def _apart(found, wanted):
     """Return the largest difference, relative to the largest number."""
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
-
-
-def _mean_js(problem, one, other):
-    """Return the divergence averaged over prompts, in nats; rounding may leave it below 0."""
-    return max(0.0, float(problem.prompt_weights @ js(one, other)))
 
 
 def summarise(df):

@@ -1,6 +1,6 @@
 """Experiments: the plan of a figure, the runner of its cells, and the summaries it is drawn from."""
 
-from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands
+from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands, mean_js
 from didsim.experiment._pool import in_processes
 from didsim.experiment._publish import caption_of, headline_table, publish, publish_all, read_csv, redraw
 from didsim.experiment._resolver import MAIN, Experiment, known_experiments, load_experiment
@@ -41,6 +41,7 @@ __all__ = [
     "known_experiments",
     "load_experiment",
     "mean_bands",
+    "mean_js",
     "output_directory",
     "plan_cells",
     "publish",

@@ -1,9 +1,11 @@
-"""Means over seeds, and how sure one can be of them."""
+"""Means over prompts and over seeds, and how sure one can be of them."""
 
 import numpy as np
 import pandas as pd
 
 from didsim._arrays import FloatArray
+from didsim.info import Distribution, js
+from didsim.preference import Problem
 
 BAND = "95% percentile bootstrap of the mean over seeds"
 NO_BAND = "none (one seed)"
@@ -31,6 +33,18 @@ def bootstrap_mean(values: FloatArray, level: float = 0.95) -> tuple[FloatArray,
     low, high = np.percentile(means, [tail, 100.0 - tail], axis=0)
     shape = np.shape(values)[1:]
     return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
+
+
+def mean_js(problem: Problem, one: Distribution, other: Distribution) -> float:
+    """Return JS(one‖other) in nats, its mean over the problem's prompts.
+
+    Args:
+        problem: whose prompts weigh.
+        one: a policy, [K], or [X, K] with prompts.
+        other: another.
+    """
+    # rounding may leave a divergence of 0 below it
+    return max(0.0, float(np.atleast_1d(js(one, other)) @ problem.prompt_weights))
 
 
 def mean_bands(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:

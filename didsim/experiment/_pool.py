@@ -23,7 +23,7 @@ def in_processes(
     Yields:
         The number of each call, and what it returned or raised, in the order in which they end.
     """
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(jobs, len(calls)), mp_context=context, initializer=_leave_with_parent)
     try:
         with _held_back(signal.SIGINT):  # the workers start here, and inherit it: Ctrl-C is the parent's to handle
@@ -33,7 +33,7 @@ def in_processes(
         pool.shutdown()  # all is done: workers end by themselves, and leave nothing behind
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
 
 

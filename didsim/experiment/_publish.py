@@ -54,16 +54,22 @@ def publish_all(
     Raises:
         CellsFailedError: if a cell is not there, or cannot be read.
         BadDataError: if an experiment cannot summarise or draw its rows.
+        ResourceError: if a file cannot be written.
+            All other figures are published by then.
     """
     done: dict[int, list[Path]] = {}
+    failures: list[BaseException] = []
     calls = [(str(experiment.path), spec, out) for experiment, spec in plans]
     # a few figures are drawn before another process has loaded what it needs
     at_once = in_processes(_publish_file, calls, jobs) if jobs > 1 and len(plans) >= MANY else _one_by_one(calls)
     for number, paths in at_once:
         if isinstance(paths, BaseException):
-            raise paths
-        done[number] = paths
-        report(plans[number][1])
+            failures.append(paths)
+        else:
+            done[number] = paths
+            report(plans[number][1])
+    if failures:
+        raise failures[0]
     return [path for number in sorted(done) for path in done[number]]
 
 
@@ -71,9 +77,14 @@ MANY = 8
 """So many figures are worth a process of their own."""
 
 
-def _one_by_one(calls: Sequence[tuple[str, Spec, Path]]) -> Iterator[tuple[int, list[Path]]]:
+def _one_by_one(calls: Sequence[tuple[str, Spec, Path]]) -> Iterator[tuple[int, list[Path] | Exception]]:
     for number, call in enumerate(calls):
-        yield number, _publish_file(*call)
+        outcome: list[Path] | Exception
+        try:
+            outcome = _publish_file(*call)
+        except Exception as error:
+            outcome = error
+        yield number, outcome
 
 
 def _publish_file(path: str, spec: Spec, out: Path) -> list[Path]:
