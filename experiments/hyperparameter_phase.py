@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
 
 from didsim import Problem, fisher_information, js, objective, train_many
-from didsim.experiment import Spec, is_isolated, mean_bands, seeds
-from didsim.plotting import EXACT
+from didsim.experiment import Spec, is_isolated, kind_of, mean_bands, seeds
+from didsim.plotting import EXACT, OKABE_ITO
 from didsim.stationary import solve_many
 
 SPEC = Spec(
@@ -14,28 +15,33 @@ SPEC = Spec(
     title="Convergence over β, γ and the learning rate",
     source="ours",
     caption=(
-        "Jensen–Shannon divergence between the stationary policy and the one that 1000 steps of plain gradient "
+        "Jensen–Shannon divergence between the policy that is solved for and the one that 1000 steps of plain gradient "
         "descent from π_ref lead to, with exact expectations in float64, over β and the learning rate (τ = 2, 8 "
         "classes). DPO converges in a diagonal strip. To its left it crawls, to its right it jumps from corner to "
         "corner without ever overflowing. The strip is known beforehand: where DPO is stationary the Hessian by "
         "logits is β² I, with the Fisher information I of a pair, so that descent is stable up to a rate of 2/(β² "
-        "λ_max) (white) and its slowest error has fallen by a factor of 1000 at rates above ln(1000)/(1000 β² λ_min) "
-        "(dashed); means over seeds of both. The exponential loss has the same strip, but to its right it overflows "
-        "(hatched: most seeds diverge), because its slope has no bound. SimPO with γ = 1/2 has a narrower strip, for "
-        "every β. Bottom right: what converging is worth, JS(π*‖π) of the policy at which SimPO is stationary, over β "
-        "and γ: nowhere small, least for large β and small γ, where the policy is nearly uniform. Means over seeds; "
-        "bands 95% bootstrap intervals of the mean are in the CSV."
+        "λ_max) (solid) and its slowest error has fallen by a factor of 1000 at rates above ln(1000)/(1000 β² λ_min) "
+        "(dashed); means over seeds of both. They know the neighbourhood of the end, not the way there: for β "
+        "between 0.1 and 0.6 one seed of the 20 needs more steps. The exponential loss has such a "
+        "strip too, but to its right it overflows (hatched: most seeds diverge), because its slope has no bound. "
+        "APO-zero's limit excludes responses, at every β (dotted): it is approached in small steps by a slope that "
+        "fades, and at large β hardly at all. SimPO with γ = 1/2 has a strip like DPO's, in which it comes less near "
+        "from β = 1 on. Across γ, at one rate, the strip is crossed at β = 1; a larger γ arrives later. Bottom right: "
+        "what converging is worth, JS(π*‖π) of the policy at which SimPO is stationary: nowhere small, least for "
+        "large β and small γ, where the policy is nearly uniform. Means over seeds; bands 95% bootstrap intervals of "
+        "the mean are in the CSV."
     ),
     alt=(
-        "Four maps. In three a dark diagonal strip of convergence runs from high β and low rates to low β and high "
-        "rates; for the exponential loss its right is hatched. The fourth is pale, and darkest at the top left."
+        "Six maps. In four a pale diagonal strip of convergence runs from high β and low rates to low β and high "
+        "rates; for the exponential loss its right is hatched, for APO-zero all is dotted and the strip pale at low β "
+        "only. Across γ it is a horizontal band that darkens. The last is dark, and palest at the top left."
     ),
-    axes={"part": ("dpo", "exponential", "simpo", "simpo over γ")},
+    axes={"part": ("dpo", "exponential", "apo_zero", "simpo", "simpo trained over γ", "simpo over γ")},
     batch={"seed": seeds(20)},
-    constants={"num_classes": 8, "tau": 2.0, "steps": 1000, "points": 11},
+    constants={"num_classes": 8, "tau": 2.0, "steps": 1000, "points": 11, "rate": 10.0},
     quick={"seed": seeds(3), "steps": 50, "points": 5},
-    panels=(2, 2),
-    size=(7.0, 5.2),
+    panels=(2, 3),
+    size=(7.2, 4.6),
     headline="js",
     minutes=0.3,
 )
@@ -47,15 +53,26 @@ def run_cell(params):
     """Measure how far training ends from the stationary policy, or how far that is from the target."""
     problems = {seed: Problem.from_temperature(params["num_classes"], params["tau"], seed) for seed in params["seed"]}
     betas = np.geomspace(*_BETAS, params["points"]).tolist()
-    if params["part"] == "simpo over γ":
-        rows = _stationary(problems, betas, np.linspace(*_GAMMAS, params["points"]).tolist())
-    else:
-        rows = _trained(problems, params["part"], betas, params)
+    gammas = np.linspace(*_GAMMAS, params["points"]).tolist()
+    rates = np.geomspace(*_RATES, params["points"]).tolist()
+    match params["part"]:
+        case "simpo over γ":
+            rows = _stationary(problems, betas, gammas)
+        case "simpo trained over γ":
+            rows = [
+                row
+                for gamma in gammas
+                for row in _trained(problems, betas, {gamma: params["rate"]}, params["steps"], "simpo", gamma=gamma)
+            ]
+        case name:
+            rows = _trained(problems, betas, {rate: rate for rate in rates}, params["steps"], name)
+            if name == "dpo":
+                rows += [row for seed in problems for row in _lines(problems[seed], seed, betas, params["steps"])]
     return pd.DataFrame(rows, columns=["seed", "beta", "x", "quantity", "value"]).assign(panel=params["part"])
 
 
 def _stationary(problems, betas, gammas):
-    """Return JS(π*‖π) of the policies at which SimPO is stationary, and whether they are on the boundary."""
+    """Return JS(π*‖π) of the policies at which SimPO is stationary."""
     runs = [(beta, gamma, seed) for beta in betas for gamma in gammas for seed in problems]
     jobs = [(problems[seed], objective("simpo", beta=beta, gamma=gamma)) for beta, gamma, seed in runs]
     rows = []
@@ -63,7 +80,6 @@ def _stationary(problems, betas, gammas):
         end = solution.policy if is_isolated(solution) else None
         distance = _FARTHEST if end is None else float(js(problems[seed].target, end))
         rows += [(seed, beta, gamma, "js", max(distance, EXACT))]
-        rows += [(seed, beta, gamma, "failed", float(solution.status != "converged"))]
     return rows
 
 
@@ -71,33 +87,24 @@ _FARTHEST = float(np.log(2.0))
 """The largest divergence, which stands for that of a run that diverged."""
 
 
-def _trained(problems, name, betas, params):
-    """Return the divergence of training from the stationary policy, for every β and learning rate."""
+def _trained(problems, betas, rates, steps, name, **options):
+    """Return for every β how far training ends from what is solved for, or whether it overflows, by x and its rate."""
     runs = [(beta, seed) for beta in betas for seed in problems]
-    jobs = [(problems[seed], objective(name, beta=beta)) for beta, seed in runs]
-    solutions = solve_many(jobs, starts=1)
-    rows = []
-    for rate in np.geomspace(*_RATES, params["points"]).tolist():
-        histories = train_many(
-            jobs,
-            steps=params["steps"],
-            record_every=params["steps"],
-            mode="population",
-            optimiser="sgd",
-            clip=None,
-            dtype="float64",
-            learning_rate=rate,
-            metrics=(),
-        )
+    jobs = [(problems[seed], objective(name, beta=beta, **options)) for beta, seed in runs]
+    settings = {"mode": "population", "optimiser": "sgd", "clip": None, "dtype": "float64", "metrics": ()}
+    solutions, rows = solve_many(jobs, starts=1), []
+    for x, rate in rates.items():
+        histories = train_many(jobs, steps=steps, record_every=steps, learning_rate=rate, **settings)
         for (beta, seed), history, solution in zip(runs, histories, solutions, strict=True):
             wanted, policy = solution.policy, history.policy
             distance = _FARTHEST if wanted is None or policy is None else float(js(wanted, policy))
-            rows += [(seed, beta, rate, "js", max(distance, EXACT))]
-            rows += [(seed, beta, rate, "failed", float(policy is None))]
-    if name == "dpo":
-        for beta, seed in runs:
-            rows += [(seed, beta, 0.0, *rate) for rate in _rates(problems[seed], beta, params["steps"])]
+            rows += [(seed, beta, x, "js", max(distance, EXACT)), (seed, beta, x, "diverged", float(policy is None))]
+            rows += [(seed, beta, x, "boundary", float(kind_of(solution) == "boundary"))]
     return rows
+
+
+def _lines(problem, seed, betas, steps):
+    return [(seed, beta, 0.0, *rate) for beta in betas for rate in _rates(problem, beta, steps)]
 
 
 def _rates(problem, beta, steps):
@@ -121,8 +128,10 @@ def summarise(df):
 _TITLES = {
     "dpo": "DPO",
     "exponential": "exponential loss",
+    "apo_zero": "APO-zero",
     "simpo": "SimPO, γ = 1/2",
-    "simpo over γ": "SimPO: JS(π*‖stationary policy)",
+    "simpo trained over γ": "SimPO, rate 10",
+    "simpo over γ": "SimPO, stationary",
 }
 
 
@@ -137,9 +146,8 @@ def draw(df, axes):
     for axis in axes[:, 0]:
         axis.set_ylabel("β")
     figure = axes[0, 0].figure
-    figure.colorbar(images[0], ax=axes[0, :], label="JS [nats]", extend="min")
-    figure.colorbar(images[2], ax=axes[1, 0], label="JS [nats]", extend="min")
-    figure.colorbar(images[3], ax=axes[1, 1], label="JS(π*‖π) [nats]")
+    figure.colorbar(images[0], ax=axes[0, :], label="JS(solved‖trained) [nats]", extend="min")
+    figure.colorbar(images[-1], ax=axes[1, :], label="right: JS(π*‖solved) [nats]")
 
 
 def _draw_map(axis, part, rows):
@@ -155,14 +163,28 @@ def _draw_map(axis, part, rows):
     axis.set_xlabel("γ" if over_gamma else "learning rate")
     axis.grid(False)
     sides = _edges(along) if over_gamma else np.exp(_edges(np.log(along))), np.exp(_edges(np.log(betas)))
-    image = axis.pcolormesh(*sides, maps["js"], norm=_OWN_NORM if over_gamma else _NORM, cmap="cividis")
-    if (maps["failed"] > 0.5).any(axis=None):
-        axis.contourf(along, betas, maps["failed"], [0.5, 1.5], colors="none", hatches=["////"])
+    norm = _OWN_NORM if part == "simpo over γ" else _NORM
+    image = axis.pcolormesh(*sides, maps["js"], norm=norm, cmap="cividis_r")
+    for quantity, hatch in _HATCHES.items():
+        if quantity in maps:
+            _hatch(axis, sides, maps[quantity].to_numpy() > 0.5, hatch)
     axis.set(xlim=sides[0][[0, -1]], ylim=sides[1][[0, -1]])
     for quantity, line in (("stable_rate", "-"), ("arrival_rate", (0, (4, 1.5)))):
         if quantity in maps:
-            axis.plot(maps[quantity].iloc[:, 0], betas, color="white", linestyle=line)
+            axis.plot(maps[quantity].iloc[:, 0], betas, color=OKABE_ITO[6], linestyle=line)
     return image
+
+
+_HATCHES = {"diverged": "////", "boundary": "...."}
+"""Of cells in which most seeds overflow, and in which most end where responses are excluded."""
+
+
+def _hatch(axis, sides, cells, hatch):
+    """Hatch whole cells of a map."""
+    for row, column in np.argwhere(cells):
+        (left, right), (low, high) = sides[0][column : column + 2], sides[1][row : row + 2]
+        look = {"fill": False, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
+        axis.add_patch(Rectangle((left, low), right - left, high - low, **look))
 
 
 def _edges(centres):

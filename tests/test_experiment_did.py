@@ -415,4 +415,10 @@ def test_the_slowest_error_falls_by_a_thousand_at_the_rate_of_arrival():
 @pytest.mark.parametrize(("name", "overflows"), [("dpo", False), ("exponential", True)])
 def test_only_a_slope_without_bound_overflows(name, overflows):
     rows = cell("hyperparameter_phase", part=name, num_classes=3, steps=100, points=4)
-    assert (values(rows, "failed", ["beta", "x"]).to_numpy().max() == 1.0) == overflows
+    assert (values(rows, "diverged", ["beta", "x"]).to_numpy().max() == 1.0) == overflows
+
+
+@pytest.mark.parametrize(("name", "excludes"), [("dpo", False), ("apo_zero", True)])
+def test_only_a_limit_on_the_boundary_is_marked_so(name, excludes):
+    rows = cell("hyperparameter_phase", part=name, num_classes=3, steps=5, points=3)
+    assert (values(rows, "boundary", ["beta", "x"]).to_numpy() == float(excludes)).all()
