@@ -23,7 +23,7 @@ SPEC = Spec(
         "back. Dotted: 1e-5. To "
         "the right of it: hinge and RePO, nearly flat near their kinks; DiscoPOP, which has several stationary "
         "policies and ends at another one (cross); ε-DPO, which is not there yet. Left out: β-DPO and AOT in both "
-        "forms, for which the solver finds none (figure stationary)."
+        "forms, for which the solver finds none in this world. DPOP's policy is π_ref itself."
     ),
     alt="A row for each objective with two dots on a logarithmic axis: for most of them the second is below 1e-5.",
     axes={"objective": tuple(name for name in IMPLEMENTATIONS if name not in {"beta_dpo", "aot", "aot_unpaired"})},
@@ -135,7 +135,7 @@ def draw(df, axes):
     nearest = df[df["quantity"] == "js_nearest"].set_index("series")["mean"]
     elsewhere = nearest[(nearest < _NEAR) & (ends[nearest.index] > _NEAR)]
     if len(elsewhere):
-        _draw_dots(axis, elsewhere, heights, label="to what is solved for from there", **_FROM_THERE)
+        _draw_dots(axis, elsewhere, heights, label="to the stationary policy nearest to that", **_FROM_THERE)
     _write_beside(axis, df, shares, ends, heights)
     axis.set_xscale("log")
     axis.xaxis.set_minor_locator(NullLocator())

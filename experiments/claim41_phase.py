@@ -19,12 +19,12 @@ SPEC = Spec(
         "hatched is where the mean has the other sign, and on the thick line it is 0. Reinforcing by a temperature "
         "meets the claim left of τ = 1/2 only, whatever the reference, since q is π_ref itself there. Boosting the "
         "likeliest response meets it beyond a boost that grows with the sharpness of π_ref. Smoothing by τ ≤ 8 meets "
-        "it everywhere on this map; mixing with the uniform policy does not once that outweighs π_ref, by the more the "
-        "flatter π_ref is: q then concentrates on what π_ref hardly gives. An update in a random direction neither "
-        "reinforces nor smooths, and here too the sign follows its size: left of the dotted line, R² = 8 (log K − "
-        "H(π_ref)), no update of range R can have a negative one. Dashed: KL(π_ref‖π) = 1 nat, where the ledger of "
-        "claims sets the bound that the claim asks for. Means over seeds; bands 95% bootstrap intervals of the mean "
-        "are in the CSV. The paper has no such figure: families and references are ours."
+        "it everywhere on this map; mixing with the uniform policy does not beyond a weight, on the thick line, which "
+        "is the smaller the sharper π_ref is: q then concentrates on what π_ref hardly gives. An update in a random "
+        "direction neither reinforces nor smooths, and here too the sign follows its size: left of the dotted line, R² "
+        "= 8 (log K − H(π_ref)), no update of range R can have a negative one. Dashed: KL(π_ref‖π) = 1 nat, where the "
+        "ledger of claims sets the bound that the claim asks for. Means over seeds; bands 95% bootstrap intervals of "
+        "the mean are in the CSV. The paper has no such figure: families and references are ours."
     ),
     alt=(
         "Four maps coloured by H(q) − H(π_ref). In the first the sign changes at τ = 1/2; in the second and the fourth "

@@ -12,18 +12,18 @@ SPEC = Spec(
     title="The probe of entropies during training, and what its β′-accuracy tells",
     source="DID paper, Fig. 13, Appendix K.1",
     caption=(
-        "The probe π̃ that estimates the entropy of the differential information q from π_ref to π ∝ π_ref^{{1/τ}}, "
-        "in training (16 classes, r = log π̃, y_w ~ π, y_l ~ π_ref, batches of 64, RMSprop, from π_ref). Top left: "
-        "how much its mean log-likelihood changes in a step, over the last half of training so far; it is the "
-        "learning rate that decides about the fluctuations of the paper's Fig. 13. Top right: the error of its "
-        "entropy, which need not fall steadily: the path from π_ref to q can pass far from both entropies. Bottom "
-        "left: the β′-accuracy, the share of positive slopes of log π̃ on log π/π_ref, fitted to four of its samples, "
-        "which is to flag a bad probe. Bottom right: one against the other. An update that reinforces (τ < 1, red and "
-        "yellow) has an accuracy near 1 from the start, when the error is largest; one that smooths (τ > 1, blue) "
-        "starts at 0. An accuracy below 1/2 comes with errors from {low_from} to {low_to} nats, and one above 0.95 "
-        "with errors from {high_from} to {high_to}: it tells in which direction π moved more than how good the "
-        "estimate is. Means over seeds, bands 95% bootstrap intervals of the mean. The paper compares DPO at β = 0.1 "
-        "with DPO-PG, for one run each."
+        "The probe π̃ that estimates the entropy of the differential information q from π_ref to π ∝ π_ref^{{1/τ}}, in "
+        "training (16 classes, r = log π̃, y_w ~ π, y_l ~ π_ref, batches of 64, RMSprop, from π_ref). Top left: how "
+        "much its mean log-likelihood changes in a step, over the last half of training so far; it is the learning "
+        "rate that decides about the fluctuations of the paper's Fig. 13. Top right: the error of its entropy, which "
+        "need not fall steadily: the path from π_ref to q can pass far from both entropies. Bottom left: the "
+        "β′-accuracy, the share of positive slopes of log π̃ on log π/π_ref, fitted to four of its samples, which is "
+        "to flag a bad probe. Bottom right: one against the other. Colours as above: an update that reinforces (τ < 1, "
+        "red and yellow) has an accuracy near 1 from the start, when the error is largest (the rate 0.1 apart, whose "
+        "first steps are too long); one that smooths (τ > 1, blue) starts at 0. An accuracy below 1/2 comes with "
+        "errors from {low_from} to {low_to} nats, and one above 0.95 with errors from {high_from} to {high_to}: it "
+        "tells in which direction π moved more than how good the estimate is. Means over seeds, bands 95% bootstrap "
+        "intervals of the mean. The paper compares DPO at β = 0.1 with DPO-PG, for one run each."
     ),
     alt=(
         "Fluctuations grow with the learning rate. Errors fall in the end, for τ = 4 after a rise. The accuracy is 1 "

@@ -16,7 +16,7 @@ SPEC = Spec(
         "hyperparameters lead, solved for exactly; for DPO it is 0. Lines are means over seeds, bands 95% bootstrap "
         "intervals of the mean. Training starts at π_ref; the paper does not state its number of steps."
     ),
-    alt="Five curves on a logarithmic scale: DPO falls two orders of magnitude below the four others.",
+    alt="Five curves on a logarithmic scale: DPO falls an order of magnitude below the four others.",
     axes={"seed": seeds(20)},
     batch={"taus": (4.0,), "objectives": ("dpo", "slic", "orpo", "simpo", "cal_dpo")},
     constants={"num_classes": 32, "steps": 6000, "record_every": 100},

@@ -19,7 +19,7 @@ SPEC = Spec(
         "family q ∝ π_ref^(1/τ − 1): it is π_ref itself at τ = 1/2."
     ),
     alt=(
-        "Two panels of probabilities against class rank. Left: the update and, more sharply, the DID concentrate on "
+        "Two panels of probabilities against class rank. Left: the DID and, more sharply, the update concentrate on "
         "the likeliest classes. Right: the update is flatter than the reference, and the DID rises towards the "
         "least likely classes."
     ),

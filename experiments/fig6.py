@@ -15,13 +15,13 @@ SPEC = Spec(
     caption=(
         "Expected true reward, less that of π_ref, of the policies to which r = β log π/π_ref (DPO) and r′ = β log π "
         "lead, from preferences that are Bradley–Terry in the reward R ~ N(0, 1) of 32 responses. Lines: exactly, π ∝ "
-        "π_ref e^{R/β} and π ∝ e^{R/β}; dots: after 2000 steps of training from π_ref, which are too few for small β. "
-        "Columns differ in how log π_ref is correlated with R. Top: at equal β the log-ratio reward wins if π_ref "
-        "knows something of R, loses if it has it wrong, and draws if it knows nothing. So a higher reward at the "
-        "same β, from which the paper's Fig. 6 infers what preferences encode, says how good π_ref is: the "
-        "preferences are the same throughout. Bottom: at equal KL(π‖π_ref) the log-ratio reward wins always, since "
-        "its policy maximises E R − β KL(π‖π_ref). Means over seeds, bands 95% bootstrap intervals of the mean. The "
-        "paper takes the best β of four for a language model, and the reward of a reward model."
+        "π_ref e^{R/β} and π ∝ e^{R/β}; dots: after 2000 steps of training from π_ref, which are too few for small β, "
+        "and where log π has far to go. Columns differ in how log π_ref is correlated with R. Top: at equal β the "
+        "log-ratio reward wins if π_ref knows something of R, loses if it has it wrong, and draws if it knows nothing. "
+        "So a higher reward at the same β, from which the paper's Fig. 6 infers what preferences encode, says how good "
+        "π_ref is: the preferences are the same throughout. Bottom: at equal KL(π‖π_ref) the log-ratio reward wins "
+        "always, since its policy maximises E R − β KL(π‖π_ref). Means over seeds, bands 95% bootstrap intervals of "
+        "the mean. The paper takes the best β of four for a language model, and the reward of a reward model."
     ),
     alt=(
         "Six panels. In the first row DPO's curve lies below that of log π for a negative correlation, on it for "

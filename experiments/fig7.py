@@ -23,7 +23,7 @@ SPEC = Spec(
         "logit by about 1 in 1000 steps and the farthest target lies about 2.5 away."
     ),
     alt=(
-        "Eight panels of falling curves on a logarithmic scale. In each, DPO ends one to three orders of magnitude "
+        "Eight panels of falling curves on a logarithmic scale. In each, DPO ends one to four orders of magnitude "
         "below SLiC, ORPO, SimPO and Cal-DPO, which level off early or rise again, towards dashed lines of their own."
     ),
     axes={"seed": seeds(20)},

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 
-from didsim import Policy, Problem, js, kl, objective, train_many
+from didsim import Policy, PreferenceDataset, Problem, identify, js, kl, objective, train_many
 from didsim.experiment import Spec, mean_bands, seeds
+from didsim.worlds import draw_finite
 
 SPEC = Spec(
     id="heatmap_8x8",
@@ -14,10 +15,11 @@ SPEC = Spec(
     caption=(
         "One world of eight prompts and eight responses: a reward R that is largest for the response that belongs to "
         "the prompt, a reference that prefers the first responses whatever the prompt, and the policy π* ∝ π_ref "
-        "e^{R/β} (β = 1/2) of exact reinforcement learning, which maximises J = E R − β KL(π‖π_ref). Below: what DPO "
+        "e^{{R/β}} (β = 1/2) of exact reinforcement learning, which maximises J = E R − β KL(π‖π_ref). Below: what DPO "
         "learns from Bradley–Terry labels of R without seeing R, from fresh pairs at every step and from fixed data "
         "sets (3000 steps of 512, mean of the policies over seeds). With enough pairs the two tables are one; from "
-        "few, what differs are responses that π_ref hardly gives, of which the data have too few pairs, and J, which "
+        "2000, {without} of such data sets have no maximum-likelihood policy, and what is shown is where 3000 steps "
+        "are; what differs are responses that π_ref hardly gives, of which the data have too few pairs, and J, which "
         "pays for their divergence, falls although the favoured responses are the right ones. Means over draws of the "
         "pairs; bands 95% bootstrap intervals of the mean are in the CSV. JS in nats, averaged over prompts. Such a "
         "comparison was asked for in the issues of a public project and never published."
@@ -40,23 +42,22 @@ SPEC = Spec(
 def run_cell(params):
     """Train DPO in one world from as many pairs, drawn anew for each seed."""
     problem, reward = _world(params["size"], params["beta"])
-    if params["pairs"] == "population":
-        data = {}
-    else:
-        data = {"mode": "dataset", "dataset": params["pairs"]}
-    loss = objective("dpo", beta=params["beta"])
+    whole, loss = params["pairs"] == "population", objective("dpo", beta=params["beta"])
+    seen = [problem if whole else draw_finite(problem, params["pairs"], seed=seed) for seed in params["seed"]]
     histories = train_many(
-        [(problem, loss)] * len(params["seed"]),
+        [(one, loss) for one in seen],
         seed=params["seed"],
         steps=params["steps"],
         record_every=params["steps"],
         learning_rate=1e-2,
         schedule="linear",
         metrics=(),
-        **data,
     )
     rows = []
     for seed, history in zip(params["seed"], histories, strict=True):
+        if not whole:
+            others = [draw_finite(problem, params["pairs"], seed=100 * seed + number) for number in range(20)]
+            rows += [(seed, "trained", "no_estimate", 0, 1.0 - float(np.mean([_has_estimate(one) for one in others])))]
         policies = {"reference": problem.reference, "target": problem.target, "trained": history.policy}
         for name, policy in policies.items():
             value = float(np.mean((policy.probs * reward).sum(axis=1) - params["beta"] * kl(policy, problem.reference)))
@@ -65,6 +66,14 @@ def run_cell(params):
             rows += [(seed, name, "probability", cell, p) for cell, p in enumerate(policy.probs.ravel().tolist())]
         rows += [(seed, "reward", "reward", cell, value) for cell, value in enumerate(reward.ravel().tolist())]
     return pd.DataFrame(rows, columns=["seed", "series", "quantity", "x", "value"]).assign(pairs=str(params["pairs"]))
+
+
+def _has_estimate(sample):
+    """Say whether the pairs of a sample determine a maximum-likelihood policy at every prompt."""
+    prompts, chosen, rejected = np.nonzero(sample.pairs)
+    size, count = sample.num_classes, sample.num_prompts
+    dataset = PreferenceDataset.from_classes(chosen, rejected, size, prompts, count)
+    return identify(dataset, size, count).status == "exists"
 
 
 def _world(size, beta):
@@ -105,7 +114,7 @@ def draw(df, axes):
         axis.set_xlabel("response")
     figure = axes[0, 0].figure
     figure.colorbar(images[0], ax=axes[0, :], label="reward (first table)", shrink=0.9)
-    figure.colorbar(images[1], ax=axes[1, :], label="probability (all others)", shrink=0.9)
+    figure.colorbar(images[1], ax=axes[1, :], label="probability (all others)", shrink=0.9, extend="min")
 
 
 def _draw_table(axis, title, rows):
@@ -115,10 +124,16 @@ def _draw_table(axis, title, rows):
     facts = rows.set_index("quantity")["mean"]
     if "objective" in facts:
         title += f"\nJ = {facts['objective']:.3f}, JS(π*‖π) = {facts['js_target']:.1g}"
-    look = {"norm": LogNorm(1e-3, 1.0, clip=True)} if "objective" in facts else {}
+    look = {"norm": LogNorm(1e-3, 1.0)} if "objective" in facts else {}
     image = axis.imshow(cells.reshape(size, size), cmap="cividis", **look)
     axis.set_title(title)
     axis.set_xticks(range(size), [str(k) for k in range(1, size + 1)])
     axis.set_yticks(range(size), [str(k) for k in range(1, size + 1)])
     axis.grid(False)
     return image
+
+
+def numbers(df):
+    """Return how many of the smaller data sets have no maximum-likelihood policy."""
+    found = df[df["quantity"] == "no_estimate"]
+    return {"without": f"{found['mean'].max():.0%}" if len(found) else "none"}

@@ -33,13 +33,13 @@ SPEC = Spec(
         "{few}, where {without} of the datasets have no estimate, JS is {excess} times its limit. Top right: the "
         "same policies rank the pairs that they were trained on better than any judge can rank fresh ones, and "
         "fresh ones worse. Bottom: whether π̂ exists, by who ever beat whom. It may lie at infinity; in the words "
-        "of `didsim.identify` of a dataset of 100 pairs: “The maximum-likelihood policy does not exist: response 5 "
+        "of didsim.identify of a dataset of 100 pairs: “The maximum-likelihood policy does not exist: response 5 "
         "never loses, so its probability grows to 1 as training goes on.” Or it is left open, since some were never "
         "compared: if only three in ten pairs of responses may be compared, that is {open} of the largest datasets "
         "still. Means over worlds, bands 95% bootstrap intervals of the mean."
     ),
     alt=(
-        "Errors fall along straight lines of slope −1 from 1000 pairs on, and JS lies above its line before. "
+        "Errors fall along straight lines of slope −1 from 1000 pairs on; JS lies above its line between 30 and 300. "
         "Training accuracy falls and fresh accuracy rises to Bayes's. The share of datasets with an estimate rises "
         "from 0 to 1 between 30 and 1000 pairs; where few pairs may be compared it levels off at one half."
     ),

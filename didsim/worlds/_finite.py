@@ -25,7 +25,7 @@ def finite_data(
     Args:
         num_classes: K ≥ 1.
         num_pairs: n ≥ 1.
-        coverage: the share of pairs of responses that may be drawn at all.
+        coverage: the probability in (0, 1] that two responses may be compared at all.
         scale: the standard deviation of the true rewards, in nats.
         beta: the β > 0 of the truth π* ∝ π_ref e^{r/β}.
         seed: of π_ref, r and the pairs.

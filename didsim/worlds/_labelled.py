@@ -205,7 +205,7 @@ def suboptimal_reference(
         num_good: how many responses, the first, are good; fewer than K.
         mass: the probability of each of them under π_ref.
         scale: the standard deviation of rewards, in nats; a good response has β log(1/mass) more.
-        beta: the β > 0 of the truth π* ∝ π_ref e^{r/β}, most of which is on the good responses.
+        beta: the β > 0 of the truth π* ∝ π_ref e^{r/β}, as much for each good one as for all others, but for rewards.
         seed: of π_ref and r.
         num_prompts: X ≥ 1 prompts of equal weight; no prompt unless given.
         sampler: μ, from which pairs are drawn, [K] or [X, K]; π_ref unless given.

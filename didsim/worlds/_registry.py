@@ -100,7 +100,7 @@ _WORLDS = (
         "several prompts share popular responses, which are neither good nor bad",
         "Under π_ref the first few responses are popular at every prompt; their reward is 0, and that of all others "
         "is drawn anew at each prompt. Pairs are labelled as in bradley_terry, and the truth is π* ∝ π_ref e^{r/β}. "
-        "The popular responses carry next to no pointwise mutual information with the prompt, and the others do: this "
+        "The popular responses carry less pointwise mutual information with the prompt than the others do: this "
         "is what RMiPO's margin looks at. The prior is what the reference says without a prompt, for an unprompted "
         "margin or MI-DPO with prior=given. DPO at this β ends at the truth, popularity or not.",
         "RMiPO paper",
@@ -130,11 +130,11 @@ _WORLDS = (
         "suboptimal_reference",
         "π_ref gives the good responses next to no probability",
         "A few responses are good, and π_ref gives each of them a probability of 1e-4; it excludes nothing. Their "
-        "reward exceeds that of others by β log 1e4, so that the truth π* ∝ π_ref e^{r/β} has most of its mass there. "
-        "Pairs are drawn from π_ref and labelled as in bradley_terry. DPO of the population ends at the truth at this "
-        "β; but drawn pairs hardly ever show a good response, unless another sampler is given, and training has far to "
-        "go. Below a mass of 1e-5 float64 hardly resolves where that end is: `didsim solve` then says so, and the "
-        "closed form remains.",
+        "reward exceeds that of others by β log 1e4, so that the truth π* ∝ π_ref e^{r/β} gives each of them as much "
+        "as all others together, rewards apart. Pairs are drawn from π_ref and labelled as in bradley_terry. DPO of "
+        "the population ends at the truth at this β; but drawn pairs hardly ever show a good response, unless another "
+        "sampler is given, and training has far to go. Below a mass of 1e-5 float64 hardly resolves where that end is: "
+        "`didsim solve` then says so, and the closed form remains.",
         "Xu et al. 2024; Song et al. 2024 (coverage)",
         suboptimal_reference,
     ),
