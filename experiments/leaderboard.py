@@ -121,8 +121,8 @@ _RULES = {
 def _points(name):
     """Return an objective at the points of its grid, each with other β too where the grid has one only."""
     points = grid(name)
-    betas = {point.hyperparameters.get("beta") for point in points}
-    if len(betas) > 1 or betas == {None}:
+    betas = {point.hyperparameters["beta"] for point in points if "beta" in point.hyperparameters}
+    if len(betas) != 1:
         return points
     betas = sorted(betas.union(_BETAS))
     return [objective(name, **{**point.hyperparameters, "beta": beta}) for point in points for beta in betas]

@@ -84,7 +84,9 @@ def _levels(seed, problem):
     """Return rows for the policy of the class that is nearest to π*, and for the end of exact alternation."""
     rows = [("best", "js_best", mean_js(problem, problem.target, best_in_class(problem)))]
     if problem.features is None:
-        rows.append(("marginal", "js_exact", mean_js(problem, problem.target, solve_alternating(problem).policy)))
+        exact = solve_alternating(problem).policy
+        assert exact is not None  # alternation ends somewhere
+        rows.append(("marginal", "js_exact", mean_js(problem, problem.target, exact)))
     return pd.DataFrame(rows, columns=["prior", "quantity", "value"]).assign(seed=seed, step=0)
 
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 import scipy.stats
 
 import didsim
+from didsim import Policy, Problem, js
 from didsim.errors import BadDataError, CellsFailedError
 from didsim.experiment import (
     BAND,
@@ -33,9 +35,11 @@ from didsim.experiment import (
     caption_of,
     grid,
     headline_table,
+    in_processes,
     known_experiments,
     load_experiment,
     mean_bands,
+    mean_js,
     plan_cells,
     publish,
     publish_all,
@@ -526,6 +530,27 @@ class TestNumbersInCaptions:
         assert _runner.computing_source(plain.path) == _runner.computing_source(filled.path)
 
 
+def test_divergences_are_averaged_over_prompts_by_their_weights_and_rounding_leaves_none_below_0():
+    problem = Problem.from_policies([[0.5, 0.5], [0.9, 0.1]], [[0.2, 0.8], [0.9, 0.1]], prompts=[0.3, 0.7])
+    assert mean_js(problem, problem.target, problem.reference) == pytest.approx(0.3 * float(js([0.2, 0.8], [0.5, 0.5])))
+    alone = Problem.from_policies([0.5, 0.5], [0.2, 0.8])
+    assert mean_js(alone, alone.target, alone.reference) == pytest.approx(float(js([0.2, 0.8], [0.5, 0.5])))
+    same = Policy.from_logits(np.random.default_rng(0).normal(size=40))
+    assert mean_js(alone, same, same) >= 0.0
+
+
+@pytest.mark.slow
+def test_processes_that_others_started_live_on():
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60.0,))
+    other.start()
+    try:
+        assert sorted(in_processes(abs, [(-1,), (-2,)], 2)) == [(0, 1), (1, 2)]
+        assert other.is_alive()
+    finally:
+        other.terminate()
+        other.join()
+
+
 class TestPublishingMany:
     @pytest.fixture
     def plans(self, here, monkeypatch):
@@ -555,6 +580,13 @@ class TestPublishingMany:
         (here / "mine.py").write_text(MINE.replace('axes[0, 0].plot(points["x"]', 'axes[0, 0].plot(points["nothing"]'))
         with pytest.raises(BadDataError, match=r"cannot be drawn as [ab]: KeyError"):
             publish_all(plans, here / "out", 2, lambda plan: None)
+
+    def test_a_figure_that_cannot_be_published_leaves_the_others(self, here, plans):
+        plan_cells(*plans[0], here / "out")[-1].path.unlink()
+        with pytest.raises(CellsFailedError):
+            publish_all(plans, here / "out", 1, lambda plan: None)
+        assert (here / "out" / "a.csv").exists()
+        assert not (here / "out" / "b.csv").exists()
 
     @pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["removed", "damaged"])
     def test_no_figure_leaves_out_a_cell_that_was_lost(self, here, plans, lose):

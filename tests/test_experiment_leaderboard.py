@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_expit
 
-from didsim import Policy
+from didsim import Policy, kl
 from didsim.experiment import load_experiment, seeds
+from didsim.objectives import IMPLEMENTATIONS
 from didsim.worlds import bradley_terry
 
 pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
@@ -55,6 +56,27 @@ def test_dpo_is_exact_in_its_own_construction_and_r_dpo_is_for_an_oracle_where_l
 def test_ranks_of_n_objectives_have_the_mean_of_1_to_n(board):
     for rule in ("oracle", "practitioner"):
         assert board[board["quantity"] == f"rank_{rule}"]["mean"].mean() == pytest.approx(2.0)
+
+
+def test_every_objective_with_a_temperature_may_choose_it():
+    for name in IMPLEMENTATIONS:
+        betas = {point.hyperparameters.get("beta") for point in BOARD.module._points(name)}
+        assert betas == {None} or len(betas) > 1, name
+    assert {1.0, 0.5} <= {point.hyperparameters["beta"] for point in BOARD.module._points("dpo")}
+
+
+def test_the_start_is_the_reference_once_and_has_no_rank(board):
+    start = board[board["quantity"] == "js_start"]
+    assert sorted(start["panel"]) == sorted(WORLDS)
+    assert set(start["series"]) == {"reference"}
+    assert not (board["quantity"].str.startswith("rank") & (board["series"] == "reference")).any()
+    worlds = [BOARD.module._draw("DID", seed, dict(BOARD.spec.constants))[2] for seed in seeds(2)]
+    gone = [0.5 * (kl(w.target, middle) + kl(w.reference, middle)) for w in worlds for middle in [between(w)]]
+    assert mean(board, "js_start", "reference", "DID") == pytest.approx(np.mean(gone))
+
+
+def between(world):
+    return Policy.from_probs(0.5 * (world.target.probs + world.reference.probs))
 
 
 def test_held_out_likelihood_is_that_of_the_implied_reward_and_largest_at_the_truth():

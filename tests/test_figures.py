@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from didsim.experiment import RULES, load_experiment, select_tuned, train_grid
+from didsim.experiment import RULES, known_experiments, load_experiment, select_tuned, train_grid
+from didsim.objectives import IMPLEMENTATIONS
 
 FIGURES = Path(__file__).parent.parent / "figures"
 TAUS = (0.5, 0.8, 2.0, 4.0)
@@ -63,7 +64,7 @@ def test_in_the_committed_figure_the_did_is_sharper_when_reinforcing_and_flatter
     assert entropy.loc[("τ = 4", "did"), "lo"] > entropy.loc[("τ = 4", "reference"), "hi"]
 
 
-@pytest.mark.parametrize("name", ["fig1_left", "fig1_right", "fig4", "fig7"])
+@pytest.mark.parametrize("name", known_experiments())
 def test_the_committed_figure_is_of_the_full_plan(name):
     spec = load_experiment(name).spec
     manifest = pd.read_json(FIGURES / f"{name}.json", typ="series")
@@ -71,3 +72,10 @@ def test_the_committed_figure_is_of_the_full_plan(name):
     stated = {**manifest["parameters"]["axes"], **manifest["parameters"]["batch"]}["seed"]
     assert stated == list(seeds)
     assert (committed(name)["n"] == len(seeds)).all()
+
+
+def test_what_a_step_costs_has_been_timed_for_every_objective():
+    timed = pd.read_csv(FIGURES.parent / "benchmarks" / "objectives.csv")
+    assert set(timed["objective"]) == set(IMPLEMENTATIONS)
+    assert (timed["lo"] <= timed["time_per_step"]).all()
+    assert (timed["time_per_step"] <= timed["hi"]).all()
