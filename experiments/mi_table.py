@@ -93,7 +93,9 @@ def run_cell(params):
     for place, (seed, (problem, _)) in enumerate(zip(params["seed"], worlds, strict=True)):
         if all(is_isolated(one[place]) for one in ends.values()):
             own, held, other = (one[place].policy for one in ends.values())
-            assert own is not None and held is not None and other is not None  # they are isolated
+            assert own is not None  # isolated policies exist
+            assert held is not None
+            assert other is not None
             rows += [(seed, "end", mean_js(problem, other, own)), (seed, "end_frozen", mean_js(problem, other, held))]
             rows += [(seed, "js_target", mean_js(problem, problem.target, own))]
     return pd.DataFrame(rows, columns=["seed", "quantity", "value"]).assign(prior=name)
