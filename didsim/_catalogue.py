@@ -152,6 +152,13 @@ LISTS: dict[str, Callable[[], tuple[Rows, str]]] = {
 """What can be listed: each as rows and as text."""
 
 
+NOTATION = (
+    "S(z) = −log σ(z);  h = log π − log π_ref;  D = h_w − h_l;  a = log π / |y|;  w chosen, l rejected;  "
+    "|y| tokens;  nats."
+)
+"""How formulas of losses are to be read."""
+
+
 def explain(record: Any) -> tuple[dict[str, Any], str]:
     """Return all that is known of an objective, as a document and as text."""
     from didsim.objectives import IMPLEMENTATIONS
@@ -182,8 +189,7 @@ def explain(record: Any) -> tuple[dict[str, Any], str]:
         "",
         _implementation_table(document["implementations"], own=record.name in IMPLEMENTATIONS),
         "",
-        "S(z) = −log σ(z);  h = log π − log π_ref;  D = h_w − h_l;  a = log π / |y|;  w chosen, l rejected;  "
-        "|y| tokens;  nats.",
+        NOTATION,
     ]
     return document, "\n".join(lines)
 
