@@ -134,6 +134,13 @@ def _list_worlds() -> tuple[Rows, str]:
     return rows, table(heads, [[row[head] for head in heads] for row in rows], screen_width())
 
 
+def _list_lessons() -> tuple[Rows, str]:
+    from didsim.lessons import LESSONS
+
+    rows: list[list[object]] = [[x.slug, x.number, x.minutes, x.title] for x in LESSONS.values()]
+    return _listed(["name", "lesson", "minutes", "title"], rows)
+
+
 def _described(world: Any) -> str:
     width = (screen_width() or 100) - 2
     given = ", ".join(name if value is None else f"{name}={value}" for name, value in world.options.items())
@@ -148,6 +155,7 @@ LISTS: dict[str, Callable[[], tuple[Rows, str]]] = {
     "priors": _list_priors,
     "metrics": _list_metrics,
     "worlds": _list_worlds,
+    "lessons": _list_lessons,
 }
 """What can be listed: each as rows and as text."""
 

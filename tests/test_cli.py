@@ -21,6 +21,7 @@ from didsim._catalogue import GROUPS
 from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, screen_width, table
 from didsim.cli import WELCOME, cli, main
 from didsim.experiment import MAIN, known_experiments
+from didsim.lessons import LESSONS
 from didsim.lessons.grading import solution
 from didsim.objectives import IMPLEMENTATIONS, objective, register_objective
 
@@ -419,13 +420,13 @@ class TestHyperparameters:
         (["train", "dpo", "--optimiser", "rmspropp"], "Did you mean rmsprop?"),
         (["train", "dpo", "--schedule", "cosin"], "Did you mean cosine?"),
         (["train", "dpo", "--stepz", "3"], "--steps"),
-        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics', 'worlds'"),
+        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics', 'worlds', 'lessons'"),
         (["train", "dpo", "--world", "real"], "--world must be one of did, bradley_terry"),
         (["solve", "dpo", "--world", "tie"], "Did you mean ties?"),
         (["solve", "dpo", "--world", "ties", "--tau", "2"], "an option of the world ties must be one of num_classes"),
         (["solve", "dpo", "--world", "ties", "-W", "nu=2"], "an option of the world ties must be one of num_classes"),
         (["solve", "dpo", "--world", "ties", "-W", "kept"], "-W takes NAME=VALUE, such as -W noise=0.1"),
-        (["solve", "dpo", "--world", "ties", "-W", "propensity=x"], "propensity must be a finite number"),
+        (["solve", "dpo", "--world", "ties", "-W", "propensity=x"], "propensity must be a finite number; got 'x'"),
         (["solve", "dpo", "--world", "finite_data", "-W", "num_pairs=1.5"], "num_pairs must be a whole number"),
         (["train", "dpo", "--num-classes", "4", "-W", "num_classes=5"], "num_classes is given twice"),
         (["train", "dpo", "-W", "beta=2", "-W", "beta=3"], "-W beta is given twice"),
@@ -456,7 +457,7 @@ def test_a_mistake_is_explained(run, here, fig4, arguments, said):
 
 # --- list, objective, env ---------------------------------------------------------------------------------
 
-LINES = [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS), ("worlds", WORLDS)]
+LINES = [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS), ("worlds", WORLDS), ("lessons", LESSONS)]
 
 
 class TestList:
@@ -470,9 +471,10 @@ class TestList:
             "priors": list(PRIORS),
             "metrics": list(METRICS),
             "worlds": list(WORLDS),
+            "lessons": list(LESSONS),
         }
 
-    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics", "worlds"])
+    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics", "worlds", "lessons"])
     def test_one_kind_is_the_same_part_of_all(self, run, kind):
         assert document(run("list", kind, "--json").stdout)[kind] == document(run("list", "--json").stdout)[kind]
         assert run("list", kind).stdout.strip() in run("list").stdout

@@ -49,6 +49,24 @@ def test_the_python_of_the_readme_runs(capsys):
     assert "tensor([" in printed
 
 
+def test_the_table_of_solutions_in_the_readme_is_what_is_printed(run):
+    [sample] = [block for block in blocks(README, "text") if block.startswith("$ didsim solve")]
+    command, *shown = sample.splitlines()
+    printed = run(*command.split()[2:]).stdout.splitlines()
+    assert len(printed) == len(shown)
+    for line, said in zip(printed, shown, strict=True):
+        assert [_coarse(word) for word in line.split()] == [_coarse(word) for word in said.split()]
+
+
+def _coarse(word: str) -> object:
+    """Return a number as its four digits, or 0 where it is rounding, which differs between machines."""
+    try:
+        number = float(word)
+    except ValueError:
+        return word
+    return 0.0 if abs(number) < 1e-8 else number
+
+
 def rows_of_the_command_table() -> dict[str, str]:
     """Return the rows of the table of commands: name and the whole row."""
     return {name: row for row, name in re.findall(r"^(\| `didsim ([a-z-]+(?: [a-z-]+)?).*)$", README, re.MULTILINE)}
