@@ -18,9 +18,11 @@ def _listed(heads: list[str], rows: list[list[object]]) -> tuple[Rows, str]:
 def _list_figures() -> tuple[Rows, str]:
     from didsim.experiment import known_experiments, load_experiment
 
-    specs = [load_experiment(name).spec for name in known_experiments()]
+    known = known_experiments()
+    specs = [load_experiment(name).spec for name in known]
     rows: list[list[object]] = [[spec.id, spec.title, spec.source, spec.minutes] for spec in specs]
-    return _listed(["name", "shows", "counterpart of", "minutes"], rows)
+    listed, text = _listed(["name", "shows", "counterpart of", "minutes"], rows)
+    return listed, f"{text}\ntheir files: {known['fig4'].parent}"
 
 
 def _list_claims() -> tuple[Rows, str]:

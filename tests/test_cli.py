@@ -479,6 +479,11 @@ class TestList:
         assert document(run("list", kind, "--json").stdout)[kind] == document(run("list", "--json").stdout)[kind]
         assert run("list", kind).stdout.strip() in run("list").stdout
 
+    def test_where_the_files_of_figures_are_is_said(self, run):
+        *_, last = run("list", "figures").stdout.splitlines()
+        folder = Path(last.removeprefix("their files: "))
+        assert {path.stem for path in folder.glob("[a-z]*.py")} == set(known_experiments())
+
     def test_figures_have_a_source_and_a_time(self, run):
         for row in document(run("list", "figures", "--json").stdout)["figures"]:
             assert row["counterpart of"]
@@ -771,13 +776,29 @@ class TestReproduce:
     def test_its_table_is_the_end_of_each_curve(self, run, here):
         (here / "mine.py").write_text(MINE)
         lines = run("reproduce", "mine.py").stdout.splitlines()
-        assert lines[0].split() == ["figure", "panel", "series", "mean", "lo", "hi", "n"]
-        assert [line.split()[:5] for line in lines[1:3]] == [
-            ["mine", "one", "slope", "1", "9.143"],
-            ["mine", "one", "slope", "2", "12.14"],
+        assert lines[0].split() == ["figure", "quantity", "panel", "series", "mean", "lo", "hi", "n"]
+        assert [line.split()[:6] for line in lines[1:3]] == [
+            ["mine", "height", "one", "slope", "1", "9.143"],
+            ["mine", "height", "one", "slope", "2", "12.14"],
         ]
-        assert "Means over n seeds with their 95% intervals, in nats." in lines
+        assert "Means over n seeds with their 95% intervals." in lines
         assert "  didsim-out/mine.png" in lines
+
+    def test_its_table_says_what_is_in_nats(self, run, here):
+        (here / "mine.py").write_text(MINE.replace("height", "js_target"))
+        (here / "other.py").write_text(MINE.replace('"mine"', '"other"'))
+        lines = run("reproduce", "mine.py", "other.py").stdout.splitlines()
+        assert "Means over n seeds with their 95% intervals; js_target in nats." in lines
+
+    def test_a_changed_copy_may_not_take_the_place_of_a_figure(self, run, here):
+        original = known_experiments()["fig4"]
+        (here / "mine.py").write_bytes(original.read_bytes())
+        assert run("reproduce", "mine.py", "--dry-run").code == 0
+        (here / "mine.py").write_bytes(original.read_bytes() + b"\n# changed\n")
+        said = f"mine.py has the id of {original}, fig4. Give its SPEC an id of its own."
+        refuses(run("reproduce", "mine.py", "--dry-run"), 2, said)
+        (here / "mine.py").write_text(original.read_text("utf-8").replace('id="fig4"', 'id="fig4_mine"'), "utf-8")
+        assert run("reproduce", "mine.py", "--dry-run").code == 0
 
     def test_its_document_names_the_files_and_holds_the_table(self, run, here):
         (here / "mine.py").write_text(MINE)
