@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from didsim._checks import check_choice
+from didsim._checks import REAL, check_choice
 from didsim._terminal import Number, Whole, parse_number
 
 SETTINGS = click.option("-S", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a hyperparameter.")
@@ -79,7 +79,10 @@ def _read_as(name: str, text: str, default: Any) -> Any:
     """Read an option of a world: a word, a number, or a whole one, as its default is; None stands for a whole one."""
     if isinstance(default, str):
         return text
-    number = parse_number(name, text)
+    try:
+        number = parse_number(name, text)
+    except ValueError as error:  # the range is for the world to name, when it is given a number
+        raise ValueError(str(error).replace(f" in {REAL}", "")) from error
     if isinstance(default, float):
         return number
     if not number.is_integer():

@@ -18,9 +18,11 @@ def _listed(heads: list[str], rows: list[list[object]]) -> tuple[Rows, str]:
 def _list_figures() -> tuple[Rows, str]:
     from didsim.experiment import known_experiments, load_experiment
 
-    specs = [load_experiment(name).spec for name in known_experiments()]
+    known = known_experiments()
+    specs = [load_experiment(name).spec for name in known]
     rows: list[list[object]] = [[spec.id, spec.title, spec.source, spec.minutes] for spec in specs]
-    return _listed(["name", "shows", "counterpart of", "minutes"], rows)
+    listed, text = _listed(["name", "shows", "counterpart of", "minutes"], rows)
+    return listed, f"{text}\ntheir files: {known['fig4'].parent}"
 
 
 def _list_claims() -> tuple[Rows, str]:
@@ -134,6 +136,13 @@ def _list_worlds() -> tuple[Rows, str]:
     return rows, table(heads, [[row[head] for head in heads] for row in rows], screen_width())
 
 
+def _list_lessons() -> tuple[Rows, str]:
+    from didsim.lessons import LESSONS
+
+    rows: list[list[object]] = [[x.slug, x.number, x.minutes, x.title] for x in LESSONS.values()]
+    return _listed(["name", "lesson", "minutes", "title"], rows)
+
+
 def _described(world: Any) -> str:
     width = (screen_width() or 100) - 2
     given = ", ".join(name if value is None else f"{name}={value}" for name, value in world.options.items())
@@ -148,8 +157,16 @@ LISTS: dict[str, Callable[[], tuple[Rows, str]]] = {
     "priors": _list_priors,
     "metrics": _list_metrics,
     "worlds": _list_worlds,
+    "lessons": _list_lessons,
 }
 """What can be listed: each as rows and as text."""
+
+
+NOTATION = (
+    "S(z) = −log σ(z);  h = log π − log π_ref;  D = h_w − h_l;  a = log π / |y|;  w chosen, l rejected;  "
+    "|y| tokens;  nats."
+)
+"""How formulas of losses are to be read."""
 
 
 def explain(record: Any) -> tuple[dict[str, Any], str]:
@@ -182,8 +199,7 @@ def explain(record: Any) -> tuple[dict[str, Any], str]:
         "",
         _implementation_table(document["implementations"], own=record.name in IMPLEMENTATIONS),
         "",
-        "S(z) = −log σ(z);  h = log π − log π_ref;  D = h_w − h_l;  a = log π / |y|;  w chosen, l rejected;  "
-        "|y| tokens;  nats.",
+        NOTATION,
     ]
     return document, "\n".join(lines)
 

@@ -116,8 +116,20 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(apart.max())
 
 
+def pairs_of(problem: Problem, world: dict[str, Any], drawn: PreferenceDataset | None) -> PreferenceDataset | None:
+    """Return the pairs that a solution is for, or None for a population.
+
+    A world of finitely many pairs is a law of pairs; which responses ever won against which is all that `identify`
+    looks at, so that each win stands here once.
+    """
+    if drawn is not None or "num_pairs" not in world:
+        return drawn
+    prompts, chosen, rejected = np.nonzero(problem.pair_probs())
+    return PreferenceDataset(chosen, rejected, prompts)
+
+
 def document(solution: Solution, dataset: PreferenceDataset | None) -> dict[str, Any]:
-    """Return all that was found, as a document."""
+    """Return all that was found, as a document; the dataset as `pairs_of` names it."""
     told = {
         "hyperparameters": dict(solution.loss.hyperparameters),
         "sentence": solution.sentence,
@@ -168,12 +180,9 @@ def without_infinities(value: Any) -> Any:
 # --- text -------------------------------------------------------------------------------------------------
 
 
-def text(solution: Solution, world: dict[str, Any], dataset: PreferenceDataset | None, everything: bool) -> str:
-    """Return all that was found, for a person to read."""
-    told = document(solution, dataset)
-    data = "the population" if dataset is None else f"{len(dataset)} drawn pairs"
-    place = f"τ = {world['tau']:g}" if world["name"] == "did" else f"world {world['name']}"
-    head = f"{solution.loss!r} on {world['space']}, {place}, for {data}\n{solution.sentence}"
+def text(told: dict[str, Any], solution: Solution, everything: bool) -> str:
+    """Return all that was found, for a person to read; `told` is the document of the command."""
+    head = f"{solution.loss!r} on {_place(told['world'], solution.problem)}, for {_data(told)}\n{solution.sentence}"
     blocks = [head, _certificate_table(told)]
     if solution.policy is not None:
         rows = [[DISTANCES[name], value] for name, value in told["distances"].items()]
@@ -181,6 +190,19 @@ def text(solution: Solution, world: dict[str, Any], dataset: PreferenceDataset |
         blocks = [head, _response_table(solution, told["responses"], everything), table([f"nats{means}", ""], rows)]
         blocks.append(_certificate_table(told))
     return "\n\n".join(blocks)
+
+
+def _place(world: dict[str, Any], problem: Problem) -> str:
+    count = problem.num_prompts
+    prompts = "" if problem.prompts is None else f", {count} prompt{'s' if count > 1 else ''}"
+    name = f"τ = {world['tau']:g}" if world["name"] == "did" else f"world {world['name']}"
+    return f"{world['space']}{prompts}, {name}"
+
+
+def _data(told: dict[str, Any]) -> str:
+    if told["pairs"] is not None:
+        return f"{told['pairs']} drawn pairs"
+    return f"{told['world']['num_pairs']} pairs" if "num_pairs" in told["world"] else "the population"
 
 
 def _response_table(solution: Solution, rows: list[dict[str, Any]], everything: bool) -> str:

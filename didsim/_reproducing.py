@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from didsim._terminal import OUT, Whole, command_with_examples, emit, flag, say,
 
 MOST_ROWS, FEW = 20, 6
 """Of each figure so many rows are shown when it is made, if there are so few figures."""
+
+IN_NATS = ("js", "kl", "entropy")
+"""How the names of quantities begin whose unit is said; others are rates, ranks, or an experiment's own."""
 
 
 @command_with_examples(
@@ -49,6 +53,7 @@ def reproduce(
     with usage_errors():
         names = list(dict.fromkeys(experiments)) or list(known_experiments() if every else MAIN)
         loaded = [load_experiment(name) for name in names]
+        _refuse_taken_ids(loaded, known_experiments())
         if every:
             loaded = [item for item in loaded if not _left_out(item.spec.id, item.spec.extra)]
         plans = [(item, item.spec.version(quick=quick, num_seeds=seeds)) for item in loaded]
@@ -71,6 +76,14 @@ def reproduce(
         return
     # a quick look at a few figures is over before a second process has loaded PyTorch
     _reproduce(plans, cells, out, jobs or (1 if quick and not every else cores()))
+
+
+def _refuse_taken_ids(loaded: Iterable[Any], known: Mapping[str, Path]) -> None:
+    """Refuse a changed copy of a figure that comes with didsim: it would replace that figure's files."""
+    for item in loaded:
+        name = item.spec.id
+        if name in known and item.path.read_bytes() != known[name].read_bytes():
+            raise ValueError(f"{item.path} has the id of {known[name]}, {name}. Give its SPEC an id of its own.")
 
 
 def _left_out(name: str, extra: str) -> bool:
@@ -110,6 +123,8 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
         with tqdm(total=len(plans), unit="figure", file=sys.stderr, disable=hidden) as bar:
             paths = publish_all(plans, out, jobs, lambda _: bar.update())
         tables = [headline_table(spec, out / f"{spec.id}.csv") for _, spec in plans]
+    for (_, spec), ends in zip(plans, tables, strict=True):
+        ends.insert(1, "quantity", spec.headline)
     ends = pd.concat(tables, ignore_index=True)
     document = {"figures": [str(path) for path in paths], "table": ends.to_dict(orient="records")}
     listing = "\n".join(f"  {path}" for path in paths if path.suffix in {".png", ".csv"})
@@ -124,4 +139,6 @@ def _numbers(ends: Any) -> str:
     numbers = table(list(ends.columns), shown.to_numpy().tolist())
     if len(shown) < len(ends):
         numbers += f"\n\nOf each figure the first {MOST_ROWS} rows; the others are in its CSV."
-    return f"{numbers}\n\nMeans over n seeds with their 95% intervals, in nats."
+    nats = [name for name in shown["quantity"].unique() if name.startswith(IN_NATS)]
+    unit = f"; {', '.join(nats)} in nats" if nats else ""
+    return f"{numbers}\n\nMeans over n seeds with their 95% intervals{unit}."

@@ -246,9 +246,10 @@ def _tell(told: dict[str, Any], task: Task, solutions: list[Any], out: Path | No
 
     if task.grid is None:
         [solution] = solutions
-        data = None if task.pairs is None else draw_pairs(solution.problem, solution.loss, task.pairs, task.seed)
+        drawn = None if task.pairs is None else draw_pairs(solution.problem, solution.loss, task.pairs, task.seed)
+        data = findings.pairs_of(solution.problem, told["world"], drawn)
         document = told | findings.document(solution, data)
-        text, name = findings.text(solution, told["world"], data, everything=flag("verbose")), task.record.name
+        text, name = findings.text(document, solution, everything=flag("verbose")), task.record.name
         frame = findings.frame(solution)
     else:
         rows = findings.grid_rows(task.grid.axes, task.grid.points, solutions)

@@ -82,7 +82,7 @@ cli.add_command(teach)
 @command("didsim list figures", "didsim list objectives --json", name="list")
 @click.argument("kind", type=click.Choice(list(LISTS)), required=False)
 def list_(kind: str | None) -> None:
-    """Name what exists: figures, claims, objectives by what they need, priors, metrics."""
+    """Name what exists: figures, claims, objectives by what they need, priors, metrics, worlds, lessons."""
     kinds = [kind] if kind else list(LISTS)
     lists = {name: LISTS[name]() for name in kinds}
     blocks = [(f"{name}\n" if len(kinds) > 1 else "") + text for name, (_, text) in lists.items()]

@@ -1,5 +1,14 @@
 """Failures that are nobody's bug, each with the exit code that the command line reports for it."""
 
+__all__ = [
+    "BadDataError",
+    "CellsFailedError",
+    "DidsimError",
+    "MissingExtraError",
+    "NothingSelectedError",
+    "ResourceError",
+]
+
 
 class DidsimError(Exception):
     """A failure that a person can act on."""

@@ -17,6 +17,20 @@ from didsim.optima import dpo_optimum
 from didsim.policy import MAX_CLASSES
 from didsim.preference import MAX_NUMBERS, MAX_PROMPTS, PreferenceDataset, Problem
 
+__all__ = [
+    "AT_INFINITY",
+    "EXISTS",
+    "NOT_IDENTIFIED",
+    "STATUSES",
+    "Identification",
+    "PredictedError",
+    "bayes_accuracy",
+    "fisher_information",
+    "identify",
+    "observed_information",
+    "predicted_error",
+]
+
 EXISTS, AT_INFINITY, NOT_IDENTIFIED = STATUSES = ("exists", "at-infinity", "not-identified")
 SHOWN = 6
 """How many classes, or groups of them, a sentence lists."""

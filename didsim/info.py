@@ -13,6 +13,18 @@ from didsim._checks import POSITIVE, check_number, message
 from didsim._numerics import expectation, logsumexp, relative_entropy_terms
 from didsim.policy import Policy, as_policy, same_classes
 
+__all__ = [
+    "Distribution",
+    "entropy",
+    "js",
+    "kl",
+    "marginal",
+    "mutual_information",
+    "pmi",
+    "renyi",
+    "tv",
+]
+
 Distribution = Policy | ArrayLike
 
 

@@ -39,6 +39,15 @@ from didsim.info import Distribution
 from didsim.policy import Policy, as_policy
 from didsim.preference import Problem
 
+__all__ = [
+    "CLOSED_FORMS",
+    "MI_DPO_FORMS",
+    "NO_CLOSED_FORM",
+    "ClosedForm",
+    "closed_form",
+    "dpo_optimum",
+]
+
 
 def dpo_optimum(problem: Problem, beta: float = 1.0, prior: Distribution | None = None) -> Policy:
     """Return the policy at which the population DPO loss of a problem is smallest.

@@ -9,6 +9,13 @@ from didsim._arrays import ArrayLike, FloatArray
 from didsim._checks import message
 from didsim._numerics import log_softmax
 
+__all__ = [
+    "MAX_CLASSES",
+    "SUM_TOLERANCE",
+    "Policy",
+    "as_policy",
+]
+
 MAX_CLASSES = 10_000_000
 """The largest K that is accepted: a table of log-probabilities of 80 MB."""
 

@@ -1,7 +1,8 @@
 """The pages of the site that are written from the library: objectives, claims, interface, gallery, course.
 
-MkDocs calls `on_files` before it builds (`hooks:` in mkdocs.yml). Nothing here is written by hand twice: an objective's
-page is its record, a claim's is its entry in the ledger, the gallery's is what lies in figures/.
+MkDocs calls `on_files` before it builds (`hooks:` in mkdocs.yml), and mkdocstrings reads docstrings by `Docstrings`
+(`extensions:` there). Nothing here is written by hand twice: an objective's page is its record, a claim's is its entry
+in the ledger, the gallery's is what lies in figures/.
 """
 
 import importlib
@@ -12,8 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+import didsim
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +43,7 @@ PAPERS = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is written from the library."""
     for path, text in _pages():
-        files.append(File.generated(config, path, content=_starred(text) if path.endswith(".md") else text))
+        files.append(File.generated(config, path, content=_markdown(text) if path.endswith(".md") else text))
     for path in sorted((ROOT / "figures").glob("*.png")):
         files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
     return files
@@ -62,7 +66,8 @@ def _home() -> str:
     pages = {"CHANGELOG.md": "changes.md", "figures/README.md": "gallery.md"}
     for old, new in pages.items():
         text = text.replace(f"]({old})", f"]({new})")
-    return re.sub(r"\[([^\]]*)\]\((?!https?:|#|figures/|changes|gallery)[^)]*\)", r"\1", text)
+    text = re.sub(r"\[([^\]]*)\]\((?!https?:|#|figures/|changes|gallery)[^)]*\)", r"\1", text)
+    return re.sub(r"^(!\[[^\]]*\]\(([^)]*)\))$", r"[\1](\2)", text, flags=re.MULTILINE)  # to see a picture enlarged
 
 
 # --- objectives -------------------------------------------------------------------------------------------
@@ -70,24 +75,21 @@ def _home() -> str:
 
 def _objectives() -> Iterator[tuple[str, str]]:
     from didsim import OBJECTIVES
-    from didsim._catalogue import explain
+    from didsim._catalogue import NOTATION, explain
 
     records = [explain(record)[0] for record in OBJECTIVES.values()]
     rows = [[f"[`{r['name']}`]({r['name']}.md)", r["title"], f"`{r['formula']}`"] for r in records]
-    notation = (
-        "S(z) = −log σ(z); h = log π − log π_ref; D = h_w − h_l; a = log π/|y|; w is the chosen response, l the "
-        "rejected one, |y| the number of tokens; nats."
-    )
     table = _table(["name", "method", "loss per pair"], rows)
-    yield "objectives/index.md", f"# Objectives\n\n{len(rows)} losses, each written once. {notation}\n\n{table}\n"
+    yield "objectives/index.md", f"# Objectives\n\n{len(rows)} losses, each written once. {NOTATION}\n\n{table}\n"
     for record in records:
         yield f"objectives/{record['name']}.md", _objective(record)
 
 
 def _objective(record: dict[str, Any]) -> str:
+    from didsim._catalogue import NOTATION
     from didsim.objectives import NEEDS
 
-    parts = [f"# {record['title']}", f"`{record['formula']}`", f"*{record['source']}.*"]
+    parts = [f"# {record['name']}: {record['title']}", f"`{record['formula']}`", NOTATION, f"*{record['source']}.*"]
     needs = "; ".join(NEEDS[name] for name in record["needs"]) or "nothing else"
     parts += [f"Beside log π of both responses it looks at: {needs}."]
     if record["parameters"]:
@@ -159,17 +161,25 @@ def _interface() -> Iterator[tuple[str, str]]:
         rows.append([f"[`{name}`]({name}.md)", _first_line(module)])
         members = "\n".join(f"        - {member}" for member in _members(module))
         chosen = f"      members:\n{members}\n" if members else "      members: false\n"
-        yield f"api/{name}.md", f"# {name}\n\n::: {name}\n    options:\n{chosen}"
+        yield f"api/{name}.md", f"# {name}\n\n::: {name}\n    options:\n{chosen}\n{_front_door(module)}"
     yield "api/index.md", f"# Python interface\n\n{_table(['module', 'what it is'], rows)}\n"
 
 
 def _members(module: ModuleType) -> list[str]:
-    """Return what a module offers of its own: the front door only repeats what the others define."""
-    if module.__name__ == "didsim":
-        return []
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
-    own = [name for name in names if getattr(getattr(module, name), "__module__", module.__name__).startswith("didsim")]
-    return [name for name in own if not isinstance(getattr(module, name), ModuleType)]
+    """Return what a module offers: the front door only repeats what the others define."""
+    names = [] if module is didsim else module.__all__
+    return [name for name in names if not isinstance(getattr(module, name), ModuleType)]
+
+
+def _front_door(module: ModuleType) -> str:
+    """Return a table of the names of the front door, each with a link to where it is explained."""
+    if module is not didsim:
+        return ""
+    homes: dict[str, list[str]] = {}
+    for name, home in didsim._HOME.items():
+        homes.setdefault(home, []).append(f"[`{name}`][{home}.{name}]")
+    rows = [[f"[`{home}`]({home}.md)", " ".join(homes[home])] for home in MODULES if home in homes]
+    return _table(["from", "names"], rows)
 
 
 def _first_line(module: ModuleType) -> str:
@@ -193,16 +203,44 @@ def _course() -> Iterator[tuple[str, str]]:
 # --- Markdown ---------------------------------------------------------------------------------------------
 
 
+def _markdown(text: str) -> str:
+    """Return what Python-Markdown shows as GitHub shows the text: the bars and stars of mathematics."""
+    return _starred(_barred(text))
+
+
 def _starred(text: str) -> str:
     """Keep the star of π* from beginning emphasis, outside code."""
     parts = re.split(r"(```.*?```|`[^`\n]*`)", text, flags=re.DOTALL)
     return "".join(part if i % 2 else re.sub(r"(?<![\w*])(\w)\*(?!\*)", r"\1\\*", part) for i, part in enumerate(parts))
 
 
+def _barred(text: str) -> str:
+    """Unescape the bars of code in tables: GitHub wants the backslash there, Python-Markdown shows it."""
+
+    def row(line: re.Match[str]) -> str:
+        return re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), line[0])
+
+    return re.sub(r"^\|.*$", row, text, flags=re.MULTILINE)
+
+
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [list(heads)]
     lines += [["---"] * len(lines[0]), *(list(row) for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+class Docstrings(griffe.Extension):
+    """Docstrings as Markdown: examples become blocks of code, and stars of mathematics stay."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite the docstring of a module, class, function or attribute."""
+        if obj.docstring is not None:
+            obj.docstring.value = _starred(_fenced(obj.docstring.value))
+
+
+def _fenced(text: str) -> str:
+    """Fence each example of the interactive prompt, up to the next blank line."""
+    return re.sub(r"^>>> .*(?:\n.*\S.*)*", r"```pycon\n\g<0>\n```", text, flags=re.MULTILINE)
 
 
 def _shown(value: object) -> str:

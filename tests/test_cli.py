@@ -21,6 +21,7 @@ from didsim._catalogue import GROUPS
 from didsim._terminal import SCHEMA_VERSION, Number, Whole, emit, screen_width, table
 from didsim.cli import WELCOME, cli, main
 from didsim.experiment import MAIN, known_experiments
+from didsim.lessons import LESSONS
 from didsim.lessons.grading import solution
 from didsim.objectives import IMPLEMENTATIONS, objective, register_objective
 
@@ -419,13 +420,13 @@ class TestHyperparameters:
         (["train", "dpo", "--optimiser", "rmspropp"], "Did you mean rmsprop?"),
         (["train", "dpo", "--schedule", "cosin"], "Did you mean cosine?"),
         (["train", "dpo", "--stepz", "3"], "--steps"),
-        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics', 'worlds'"),
+        (["list", "figure"], "'figures', 'claims', 'objectives', 'priors', 'metrics', 'worlds', 'lessons'"),
         (["train", "dpo", "--world", "real"], "--world must be one of did, bradley_terry"),
         (["solve", "dpo", "--world", "tie"], "Did you mean ties?"),
         (["solve", "dpo", "--world", "ties", "--tau", "2"], "an option of the world ties must be one of num_classes"),
         (["solve", "dpo", "--world", "ties", "-W", "nu=2"], "an option of the world ties must be one of num_classes"),
         (["solve", "dpo", "--world", "ties", "-W", "kept"], "-W takes NAME=VALUE, such as -W noise=0.1"),
-        (["solve", "dpo", "--world", "ties", "-W", "propensity=x"], "propensity must be a finite number"),
+        (["solve", "dpo", "--world", "ties", "-W", "propensity=x"], "propensity must be a finite number; got 'x'"),
         (["solve", "dpo", "--world", "finite_data", "-W", "num_pairs=1.5"], "num_pairs must be a whole number"),
         (["train", "dpo", "--num-classes", "4", "-W", "num_classes=5"], "num_classes is given twice"),
         (["train", "dpo", "-W", "beta=2", "-W", "beta=3"], "-W beta is given twice"),
@@ -456,7 +457,7 @@ def test_a_mistake_is_explained(run, here, fig4, arguments, said):
 
 # --- list, objective, env ---------------------------------------------------------------------------------
 
-LINES = [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS), ("worlds", WORLDS)]
+LINES = [("claims", CLAIMS), ("priors", PRIORS), ("metrics", METRICS), ("worlds", WORLDS), ("lessons", LESSONS)]
 
 
 class TestList:
@@ -470,12 +471,18 @@ class TestList:
             "priors": list(PRIORS),
             "metrics": list(METRICS),
             "worlds": list(WORLDS),
+            "lessons": list(LESSONS),
         }
 
-    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics", "worlds"])
+    @pytest.mark.parametrize("kind", ["figures", "claims", "objectives", "priors", "metrics", "worlds", "lessons"])
     def test_one_kind_is_the_same_part_of_all(self, run, kind):
         assert document(run("list", kind, "--json").stdout)[kind] == document(run("list", "--json").stdout)[kind]
         assert run("list", kind).stdout.strip() in run("list").stdout
+
+    def test_where_the_files_of_figures_are_is_said(self, run):
+        *_, last = run("list", "figures").stdout.splitlines()
+        folder = Path(last.removeprefix("their files: "))
+        assert {path.stem for path in folder.glob("[a-z]*.py")} == set(known_experiments())
 
     def test_figures_have_a_source_and_a_time(self, run):
         for row in document(run("list", "figures", "--json").stdout)["figures"]:
@@ -769,13 +776,29 @@ class TestReproduce:
     def test_its_table_is_the_end_of_each_curve(self, run, here):
         (here / "mine.py").write_text(MINE)
         lines = run("reproduce", "mine.py").stdout.splitlines()
-        assert lines[0].split() == ["figure", "panel", "series", "mean", "lo", "hi", "n"]
-        assert [line.split()[:5] for line in lines[1:3]] == [
-            ["mine", "one", "slope", "1", "9.143"],
-            ["mine", "one", "slope", "2", "12.14"],
+        assert lines[0].split() == ["figure", "quantity", "panel", "series", "mean", "lo", "hi", "n"]
+        assert [line.split()[:6] for line in lines[1:3]] == [
+            ["mine", "height", "one", "slope", "1", "9.143"],
+            ["mine", "height", "one", "slope", "2", "12.14"],
         ]
-        assert "Means over n seeds with their 95% intervals, in nats." in lines
+        assert "Means over n seeds with their 95% intervals." in lines
         assert "  didsim-out/mine.png" in lines
+
+    def test_its_table_says_what_is_in_nats(self, run, here):
+        (here / "mine.py").write_text(MINE.replace("height", "js_target"))
+        (here / "other.py").write_text(MINE.replace('"mine"', '"other"'))
+        lines = run("reproduce", "mine.py", "other.py").stdout.splitlines()
+        assert "Means over n seeds with their 95% intervals; js_target in nats." in lines
+
+    def test_a_changed_copy_may_not_take_the_place_of_a_figure(self, run, here):
+        original = known_experiments()["fig4"]
+        (here / "mine.py").write_bytes(original.read_bytes())
+        assert run("reproduce", "mine.py", "--dry-run").code == 0
+        (here / "mine.py").write_bytes(original.read_bytes() + b"\n# changed\n")
+        said = f"mine.py has the id of {original}, fig4. Give its SPEC an id of its own."
+        refuses(run("reproduce", "mine.py", "--dry-run"), 2, said)
+        (here / "mine.py").write_text(original.read_text("utf-8").replace('id="fig4"', 'id="fig4_mine"'), "utf-8")
+        assert run("reproduce", "mine.py", "--dry-run").code == 0
 
     def test_its_document_names_the_files_and_holds_the_table(self, run, here):
         (here / "mine.py").write_text(MINE)

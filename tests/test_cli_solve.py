@@ -209,6 +209,28 @@ class TestPairs:
         assert told["identification"]["status"] == "exists"
         assert told["distances"]["js_target"] < 1e-3
 
+    def test_a_world_of_finitely_many_pairs_is_told_as_drawn_pairs_are(self, run):
+        arguments = ("solve", "dpo", "--world", "finite_data", "-W", "num_pairs=30")
+        done, told = run(*arguments), document(run(*arguments, "--json").stdout)
+        sample = ds.worlds.finite_data(num_pairs=30)
+        counts = np.rint(sample.pairs * 30).astype(int)
+        chosen, rejected = (np.repeat(classes, counts[counts > 0]) for classes in np.nonzero(counts))
+        found = ds.identify(ds.PreferenceDataset.from_classes(chosen, rejected, 32), 32)
+        assert found.num_pairs == 30
+        assert found.status == "not-identified"
+        assert told["identification"] == {"status": found.status, "sentence": found.sentence}
+        assert told["closed_form"] is None
+        assert "for 30 pairs\n" in done.stdout
+        assert f"not-identified: {found.sentence}" in done.stdout
+        assert "for 9 drawn pairs\n" in run(*arguments, "--pairs", "9").stdout
+
+    def test_the_number_of_prompts_is_said(self, run):
+        assert (
+            "on 16 classes, 4 prompts, world boilerplate, for the population"
+            in run("solve", "dpo", "--world", "boilerplate").stdout
+        )
+        assert "prompt" not in run("solve", "dpo", *SMALL).stdout
+
     def test_another_seed_draws_other_pairs(self, run):
         arguments = ("dpo", "--num-classes", "4", "--pairs", "1000")
         one, two = (solved(run, *arguments, "--seed", seed) for seed in (1, 2))

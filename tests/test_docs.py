@@ -26,6 +26,10 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
+ROUNDING = 1e-8
+"""What is 0 in exact arithmetic is less than this on every machine: residuals, and distances from an optimum."""
+
+
 def blocks(text: str, language: str) -> list[str]:
     """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -47,6 +51,35 @@ def test_the_python_of_the_readme_runs(capsys):
     assert trained < 0.01
     assert abs(optimum) < 1e-12  # "where the loss ends: 0"
     assert "tensor([" in printed
+
+
+def test_the_table_of_solutions_in_the_readme_is_what_is_printed(run):
+    [sample] = [block for block in blocks(README, "text") if block.startswith("$ didsim solve")]
+    command, shown = sample.split("\n", 1)
+    assert differing(run(*command.split()[2:]).stdout, shown, tolerance=1e-3) == []
+
+
+def differing(printed: str, shown: str, tolerance: float) -> list[tuple[str, str]]:
+    """Return the words in which an output differs from what a page shows; rounding errors differ between machines."""
+    words, said = printed.split(), shown.split()
+    pairs = [pair for pair in zip(words, said, strict=False) if not _close(*pair, tolerance)]
+    return pairs + [(word, "") for word in words[len(said) :]] + [("", word) for word in said[len(words) :]]
+
+
+def _close(one: str, other: str, tolerance: float) -> bool:
+    try:
+        return float(one) == pytest.approx(float(other), rel=tolerance, abs=ROUNDING)
+    except ValueError:
+        return one == other
+
+
+def test_a_page_that_shows_another_output_is_found_out():
+    assert differing("dpo 0.2162 1e-31\n", "dpo  0.2163 7e-16", tolerance=1e-3) == []
+    assert differing("dpo 0.2162", "simpo 0.2192 end", tolerance=1e-3) == [
+        ("dpo", "simpo"),
+        ("0.2162", "0.2192"),
+        ("", "end"),
+    ]
 
 
 def rows_of_the_command_table() -> dict[str, str]:

@@ -81,7 +81,7 @@ LAYERS = {
     ),
     "_teaching": Layer(("lessons", *HELPERS, *BELOW_THE_TOP), frozenset({"click"})),
     "_terminal": Layer(LAYER_0, frozenset({"click"})),
-    "_catalogue": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset()),
+    "_catalogue": Layer(("", "_terminal", "lessons", *BELOW_THE_TOP), frozenset()),
     "_arguments": Layer(("", "_terminal", *BELOW_THE_TOP), frozenset({"click"})),
     "_findings": Layer(("_terminal", *BELOW_THE_TOP), frozenset({"numpy", "pandas"})),
     "_pictures": Layer(("errors", "experiment", "plotting"), frozenset()),
