@@ -102,7 +102,7 @@ def summarise(df):
 
 
 _COLOURS = {"simpo": OKABE_ITO[1]}
-"""Apart from that of α-DPO."""
+"""Its own here: elsewhere it has that of α-DPO."""
 
 
 def draw(df, axes):
