@@ -171,7 +171,7 @@ def summarise(df):
     """Average over seeds; the count of passes is the same for all, and is stored once."""
     point = ["panel", "series", "quantity", "x"]
     counted = df["panel"] == "cost"
-    costs = mean_bands(df[counted], point, "value").assign(band="none (counted)")
+    costs = mean_bands(df[counted], point, "value").assign(n=df["seed"].nunique(), band="none (counted)")
     points = pd.concat([mean_bands(df[~counted], point, "value"), costs], ignore_index=True)
     return points[[*point, "mean", "lo", "hi", "n", "band"]]
 
