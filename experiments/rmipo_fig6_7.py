@@ -77,7 +77,7 @@ _PROMPT_SHARES = np.linspace(0.0, 0.75, 4)
 
 
 def run_cell(params):
-    """Train every method, compare the rewards that it implies with the true ones, and count what a step evaluates."""
+    """Train every method, and compare the rewards that it implies with the true ones."""
     sizes = {name: params[name] for name in ("num_prompts", "num_classes", "num_popular")}
     problems = {seed: boilerplate(**sizes, seed=seed) for seed in params["seed"]}
     runs = [(name, seed) for name in _LOSSES for seed in problems]
@@ -99,8 +99,6 @@ def run_cell(params):
     for seed, problem in problems.items():
         gaps, weights = _differences(_true_reward(problem)), distinct_pairs(problem)
         rows += [("rewards", "share", float(x), "truth", seed, _share_below(gaps, weights, x)) for x in _GAPS]
-    for name, loss in _LOSSES.items():
-        rows += [("cost", "passes", float(s), name, params["seed"][0], _passes(loss, s)) for s in _PROMPT_SHARES]
     return pd.DataFrame(rows, columns=["panel", "quantity", "x", "series", "seed", "value"])
 
 
@@ -168,11 +166,9 @@ def _passes(loss, prompt_share):
 
 
 def summarise(df):
-    """Average over seeds; the count of passes is the same for all, and is stored once."""
+    """Average over seeds."""
     point = ["panel", "series", "quantity", "x"]
-    counted = df["panel"] == "cost"
-    costs = mean_bands(df[counted], point, "value").assign(n=df["seed"].nunique(), band="none (counted)")
-    points = pd.concat([mean_bands(df[~counted], point, "value"), costs], ignore_index=True)
+    points = mean_bands(df, point, "value")
     return points[[*point, "mean", "lo", "hi", "n", "band"]]
 
 
@@ -194,7 +190,7 @@ def draw(df, axes):
     axes[0, 0].set_xlim(left=-6.5)  # room for the legend
     axes[0, 0].legend(loc="upper left", handlelength=1.5)
     _draw_match(axes[0, 1], panels["match"])
-    _draw_cost(axes[0, 2], panels["cost"])
+    _draw_cost(axes[0, 2])
     titles = {
         "margin": "reward margin [nats]",
         "missed": "accuracy, less the best",
@@ -239,13 +235,15 @@ def _draw_match(axis, rows):
     axis.legend(loc="upper center")
 
 
-def _draw_cost(axis, rows):
-    """Draw the cost of a step relative to SimPO's; methods that evaluate the same have one line."""
-    table = rows.pivot_table(index="x", columns="series", values="mean")
-    table = table.div(table["simpo"], axis=0)
+def _draw_cost(axis):
+    """Draw the cost of a step relative to SimPO's; methods that evaluate the same have one line.
+
+    It is counted from what the losses need: nothing here depends on a seed or was measured.
+    """
     for name, words in {"dpo": "with reference", "rmipo": "RMiPO", "simpo": "SimPO, SimPER"}.items():
         colour, line, _ = _look(name)
-        axis.plot(table.index, table[name], color=colour, linestyle=line, label=words)
+        costs = [_passes(_LOSSES[name], share) / _passes(_LOSSES["simpo"], share) for share in _PROMPT_SHARES]
+        axis.plot(_PROMPT_SHARES, costs, color=colour, linestyle=line, label=words)
     axis.set_title("cost of a step, SimPO = 1")
     axis.set_xlabel("share of tokens in the prompt")
     axis.set_ylabel("forward passes, relative")
