@@ -6,7 +6,7 @@ import pandas as pd
 from didsim import bayes_accuracy, js, objective
 from didsim.experiment import Spec, mean_bands, seeds
 from didsim.objectives import Responses
-from didsim.plotting import draw_band, label_ends, objective_look
+from didsim.plotting import OKABE_ITO, draw_band, label_ends, objective_look
 from didsim.stationary import solve_many
 from didsim.torch_bridge import to_array, to_tensor
 from didsim.worlds import boilerplate, win_rate
@@ -25,12 +25,12 @@ SPEC = Spec(
         "the scores do not follow γ more than β, as its Insight I has it: from β = 1/4 to 8 the win rate of SimPO "
         "falls by {simpo_beta:.2f}, from γ = 0 to 3 it rises by {simpo_gamma:.2f}. β is more than a scale of "
         "gradients: it is the temperature at which the profile that γ and the pairs fix becomes a policy. Nor is "
-        "RMiPO's margin a buffer against β: it falls by {rmipo_beta:.2f}, and depends on its bounds {share:.0%} as "
-        "much as SimPO on γ. Small β and large γ win often and end far from π*; no setting drawn brings SimPO or "
-        "RMiPO as near to π* as π_ref is, for they forget what is popular. DPO's best β depends on what one asks "
-        "for, too: 1 for the distance, by construction, and the smallest for winning. Means over seeds, bands 95% "
-        "bootstrap intervals of the mean. The paper's figure has MT-Bench scores of a language model, SimPO at γ = "
-        "1 over β and at β = 2 over γ, as here."
+        "RMiPO's margin a buffer against β: its win rate falls by {rmipo_beta:.2f} over β, and changes over its bounds "
+        "{share:.0%} as much as that of SimPO over γ. Small β and large γ win often and end far from π*; no setting "
+        "drawn brings SimPO or RMiPO as near to π* as π_ref is, for they forget what is popular. DPO's best β depends "
+        "on what one asks for, too: 1 for the distance, by construction, and the smallest for winning. Means over "
+        "seeds, bands 95% bootstrap intervals of the mean. The paper's figure has MT-Bench scores of a language "
+        "model, SimPO at γ = 1 over β and at β = 2 over γ, as here."
     ),
     alt=(
         "Six panels. Over β, distances and win rates of SimPO and RMiPO fall together, with DPO's below; over γ "
@@ -119,6 +119,10 @@ _ROWS = {
 }
 
 
+_COLOURS = {"simpo": OKABE_ITO[1], "rmipo": OKABE_ITO[7]}
+"""Their own here: elsewhere both have the same."""
+
+
 def draw(df, axes):
     """Draw what each score does over β, on the left, and over γ."""
     for row, (quantity, words) in zip(axes, _ROWS.items(), strict=True):
@@ -126,7 +130,7 @@ def draw(df, axes):
             points = df[(df["panel"] == panel) & (df["quantity"] == quantity)]
             for name, curve in points.groupby("series", sort=False):
                 colour, line, label = objective_look(str(name))
-                draw_band(axis, curve, color=colour, linestyle=line, label=label)
+                draw_band(axis, curve, color=_COLOURS.get(str(name), colour), linestyle=line, label=label)
             axis.margins(x=0)
         row[0].set_xscale("log", base=2)
         row[0].sharey(row[1])

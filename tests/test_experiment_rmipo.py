@@ -8,7 +8,7 @@ import torch
 
 from didsim import Pairs, bayes_accuracy, marginal, objective, pmi, solve
 from didsim.experiment import load_experiment, seeds
-from didsim.worlds import boilerplate
+from didsim.worlds import boilerplate, length_bias
 
 pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
 
@@ -62,6 +62,17 @@ def test_with_no_bias_the_labeller_of_unequal_lengths_is_the_truth():
     np.testing.assert_allclose(rates["win_rate"], rates["win_rate_truth"], atol=1e-12)
     plain = rates.xs("dpo", level="series").loc["without", "js_target"]
     assert (plain < 1e-12).all()
+
+
+def test_simper_that_is_not_normalised_ends_on_the_response_that_is_most_often_rather_chosen_than_rejected():
+    """Σ_i (l_i − w_i) π_i is linear in π, and so least in a corner."""
+    rows = cell(ABLATION, 1, max_length=2)
+    found = rows[(rows["panel"] == "without") & (rows["series"] == "simper") & (rows["quantity"] == "win_rate")]
+    for seed, rate in zip(found["seed"], found["value"], strict=True):
+        problem = length_bias(2, 2, 0.5, num_prompts=2, seed=seed)
+        best = (problem.pairs - problem.pairs.swapaxes(1, 2)).sum(axis=2).argmax(axis=1)
+        wins = [problem.preferences[x, best[x]] @ problem.reference.probs[x] for x in range(2)]
+        assert rate == pytest.approx(np.mean(wins), abs=1e-6)
 
 
 # --- rmipo_fig3 -------------------------------------------------------------------------------------------
