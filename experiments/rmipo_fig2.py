@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from didsim import bayes_accuracy, js, objective
-from didsim.experiment import Spec, mean_bands, seeds
+from didsim import bayes_accuracy, objective
+from didsim.experiment import Spec, mean_bands, mean_js, seeds
 from didsim.objectives import Responses
 from didsim.plotting import OKABE_ITO, draw_band, label_ends, objective_look
 from didsim.stationary import solve_many
@@ -60,13 +60,9 @@ def run_cell(params):
     rows = []
     for (panel, x, _, seed), solution in zip(runs, solve_many(jobs, starts=1), strict=True):
         rows += [(panel, quantity, x, seed, value) for quantity, value in _scores(problems[seed], solution).items()]
-    rows += [("start", "js_target", 0.0, seed, _distance(p, p.reference)) for seed, p in problems.items()]
+    rows += [("start", "js_target", 0.0, seed, mean_js(p, p.target, p.reference)) for seed, p in problems.items()]
     frame = pd.DataFrame(rows, columns=["panel", "quantity", "x", "seed", "value"])
     return frame.assign(series=params["objective"])
-
-
-def _distance(problem, policy):
-    return float(js(problem.target, policy) @ problem.prompt_weights)
 
 
 def _places(params):
@@ -98,7 +94,7 @@ def _scores(problem, solution):
     ranked = 0.5 * (1.0 + np.sign(reward[:, :, None] - reward[:, None, :]))
     accuracy = float(problem.prompt_weights @ (problem.pairs * ranked).sum(axis=(1, 2)))
     return {
-        "js_target": _distance(problem, policy),
+        "js_target": mean_js(problem, problem.target, policy),
         "win_rate": win_rate(problem, policy),
         "accuracy": accuracy,
         "missed": round(accuracy - bayes_accuracy(problem), 12),  # 0 up to rounding is 0

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from didsim import OBJECTIVES, Pairs, js, objective, pmi
-from didsim.experiment import Spec, mean_bands, seeds
+from didsim import OBJECTIVES, Pairs, objective, pmi
+from didsim.experiment import Spec, mean_bands, mean_js, seeds
 from didsim.objectives import Objective
 from didsim.plotting import OKABE_ITO, objective_look
 from didsim.stationary import solve_many
@@ -168,7 +168,7 @@ def _solve(problems, losses):
 
 
 def _scores(problem, policy):
-    distance = float(js(problem.target, policy) @ problem.prompt_weights)
+    distance = mean_js(problem, problem.target, policy)
     return {"js_target": distance, "win_rate": win_rate(problem, policy)}
 
 

@@ -73,7 +73,7 @@ OBJECTIVE_LOOK: Mapping[str, tuple[str, object, str]] = MappingProxyType(
         "ld_dpo": (GREEN, SHORT, "LD-DPO"),
     }
 )
-"""Colour, line style and label of each objective, the same in every figure."""
+"""Colour, line style and label of each objective, the same in every figure but those that compare one family."""
 
 
 def objective_look(name: str) -> tuple[str, object, str]:
