@@ -22,7 +22,7 @@ SPEC = Spec(
         "logits is β² I, with the Fisher information I of a pair, so that descent is stable up to a rate of 2/(β² "
         "λ_max) (solid) and its slowest error has fallen by a factor of 1000 at rates above ln(1000)/(1000 β² λ_min) "
         "(dashed); means over seeds of both. They know the neighbourhood of the end, not the way there: for β "
-        "between 0.1 and 0.6 one seed of the 20 needs more steps. The exponential loss has such a "
+        "between 0.1 and 0.6 some seeds need more steps. The exponential loss has such a "
         "strip too, but to its right it overflows (hatched: most seeds diverge), because its slope has no bound. "
         "APO-zero's limit excludes responses, at every β (dotted): it is approached in small steps by a slope that "
         "fades, and at large β hardly at all. SimPO with γ = 1/2 has a strip like DPO's, in which it comes less near "
