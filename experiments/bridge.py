@@ -32,7 +32,7 @@ SPEC = Spec(
     quick={"objective": ("dpo", "entropy_probe", "tdpo2"), "steps": 40},
     size=(5.2, 6.6),
     headline="js_solver",
-    minutes=4.0,
+    minutes=3.6,
     extra="llm",
 )
 
@@ -130,7 +130,7 @@ def draw(df, axes):
     heights = {name: float(row) for row, name in enumerate(order)}
     axis.axvline(_NEAR, color="0.6", linestyle=":", linewidth=1.0)
     for (trained, rows), look in zip(distances.groupby(distances["x"] > 0), _TIMES, strict=True):
-        words = "after training" if trained else "before training (π_ref)"
+        words = "after training" if trained else r"before training ($\pi_{\mathrm{ref}}$)"
         _draw_dots(axis, rows.set_index("series")["mean"], heights, label=words, **look)
     nearest = df[df["quantity"] == "js_nearest"].set_index("series")["mean"]
     elsewhere = nearest[(nearest < _NEAR) & (ends[nearest.index] > _NEAR)]

@@ -25,7 +25,7 @@ SPEC = Spec(
     quick={"seed": seeds(3), "steps": 4000},
     size=(3.4, 2.5),
     headline="js_did",
-    minutes=0.5,
+    minutes=0.3,
 )
 
 

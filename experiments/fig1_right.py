@@ -23,7 +23,7 @@ SPEC = Spec(
     quick={"seed": seeds(3), "steps": 2000},
     size=(3.4, 2.5),
     headline="js_target",
-    minutes=0.6,
+    minutes=0.5,
 )
 
 

@@ -39,7 +39,7 @@ SPEC = Spec(
     panels=(3, 3),
     size=(7.2, 5.4),
     headline="dpo_loss",
-    minutes=0.4,
+    minutes=0.1,
 )
 
 _WORLDS = {

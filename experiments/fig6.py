@@ -34,7 +34,7 @@ SPEC = Spec(
     panels=(2, 3),
     size=(7.0, 4.2),
     headline="gain",
-    minutes=0.2,
+    minutes=0.1,
 )
 
 _REWARDS = ("dpo", "log_pi")

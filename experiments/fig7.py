@@ -33,7 +33,7 @@ SPEC = Spec(
     panels=(2, 4),
     size=(7.2, 3.9),
     headline="js_target",
-    minutes=1.5,
+    minutes=0.9,
 )
 
 

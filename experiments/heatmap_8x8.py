@@ -35,7 +35,7 @@ SPEC = Spec(
     panels=(2, 3),
     size=(7.0, 4.9),
     headline="js_target",
-    minutes=0.2,
+    minutes=0.1,
 )
 
 

@@ -37,7 +37,7 @@ SPEC = Spec(
     panels=(1, 2),
     size=(7.0, 2.8),
     headline="error",
-    minutes=0.2,
+    minutes=0.1,
 )
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -37,7 +37,7 @@ SPEC = Spec(
     panels=(8, 6),
     size=(7.2, 9.4),
     headline="js_target",
-    minutes=0.3,
+    minutes=0.1,
 )
 
 _REFERENCE, _TARGET = (0.55, 0.3, 0.15), (0.25, 0.2, 0.55)

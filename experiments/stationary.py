@@ -52,7 +52,7 @@ SPEC = Spec(
     panels=(1, 2),
     size=(7.2, 8.0),
     headline="js_target",
-    minutes=2.5,
+    minutes=1.3,
 )
 
 _DISTANCES = {"js_target": "JS(π*‖π)", "js_did": "JS(q‖π)"}

@@ -48,7 +48,7 @@ SPEC = Spec(
     },
     size=(5.2, 7.4),
     headline="js_solver",
-    minutes=1.5,
+    minutes=1.3,
 )
 
 _OF_A_BATCH = ("alpha_dpo", "beta_dpo", "aot", "aot_unpaired", "dpo_pg")
@@ -128,7 +128,7 @@ def draw(df, axes):
     seen = df[df["quantity"].str.startswith("js_") & (df["mean"] >= EXACT)]["mean"]
     floor = _lay_out(axis, seen.min(), df[df["quantity"].str.startswith("js_")]["mean"].min() < EXACT)
     for (number, (step, rows)), look in zip(enumerate(distances.groupby("x")), _TIMES, strict=True):
-        words = f"step {step}" if number else "start (π_ref)"
+        words = f"step {step}" if number else r"start ($\pi_{\mathrm{ref}}$)"
         _draw_markers(axis, rows, heights, floor, {"label": words, "zorder": 2 + number, **look})
     _draw_markers(axis, tables["js_noise"], heights, floor, {"label": "noise at the end", **_NOISE})
     if "js_population" in tables:
