@@ -14,6 +14,9 @@ from didsim._terminal import OUT, Whole, command_with_examples, emit, flag, say,
 MOST_ROWS, FEW = 20, 6
 """Of each figure so many rows are shown when it is made, if there are so few figures."""
 
+SAME = "has the published numbers"
+"""Said of a figure that `--check` finds to be as it was published."""
+
 IN_NATS = ("js", "kl", "entropy")
 """How the names of quantities begin whose unit is said; others are rates, ranks, or an experiment's own."""
 
@@ -31,6 +34,7 @@ IN_NATS = ("js", "kl", "entropy")
     default=None,
     help="Processes that work at once [one per core; 1 with --quick but for --all].",
 )
+@click.option("--check", is_flag=True, help="Compare with the published numbers; exit code 1 if they are others.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @OUT
 def reproduce(
@@ -39,6 +43,7 @@ def reproduce(
     quick: bool,
     seeds: int | None,
     jobs: int | None,
+    check: bool,
     dry_run: bool,
     out: Path,
 ) -> None:
@@ -46,16 +51,19 @@ def reproduce(
 
     Interrupted runs continue where they stopped.
     """
-    from didsim.experiment import MAIN, known_experiments, load_experiment, plan_cells
+    from didsim.experiment import MAIN, known_experiments, load_experiment, plan_cells, published_csv
 
     if experiments and every:
         raise click.UsageError("Name figures, or use --all; not both.")
+    if check and (quick or seeds):
+        raise click.UsageError("The published numbers are of the full plan: --check goes without --quick and --seeds.")
     with usage_errors():
         names = list(dict.fromkeys(experiments)) or list(known_experiments() if every else MAIN)
         loaded = [load_experiment(name) for name in names]
         _refuse_taken_ids(loaded, known_experiments())
         if every:
             loaded = [item for item in loaded if not _left_out(item.spec.id, item.spec.extra)]
+        published = {item.spec.id: published_csv(item) for item in loaded} if check else {}
         plans = [(item, item.spec.version(quick=quick, num_seeds=seeds)) for item in loaded]
     ids = [spec.id for _, spec in plans]
     if len(set(ids)) < len(ids):
@@ -75,7 +83,7 @@ def reproduce(
         emit(document, table(heads, rows) + f"\nNothing was written; results would go to {out}.")
         return
     # a quick look at a few figures is over before a second process has loaded PyTorch
-    _reproduce(plans, cells, out, jobs or (1 if quick and not every else cores()))
+    _reproduce(plans, cells, out, jobs or (1 if quick and not every else cores()), published)
 
 
 def _refuse_taken_ids(loaded: Iterable[Any], known: Mapping[str, Path]) -> None:
@@ -101,11 +109,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
+def _reproduce(plans: list, cells: dict, out: Path, jobs: int, published: Mapping[str, Path]) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from didsim.experiment import headline_table, output_directory, publish_all, run_cells
+    from didsim.experiment import departure, headline_table, output_directory, publish_all, run_cells
 
     started = time.monotonic()
     todo = [cell for group in cells.values() for cell in group]
@@ -129,8 +137,14 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int) -> None:
     document = {"figures": [str(path) for path in paths], "table": ends.to_dict(orient="records")}
     listing = "\n".join(f"  {path}" for path in paths if path.suffix in {".png", ".csv"})
     numbers = _numbers(ends) if len(plans) <= FEW else f"{len(plans)} figures; their numbers are in the CSVs."
+    checked = {name: departure(out / f"{name}.csv", path) for name, path in published.items()}
+    if checked:
+        document["check"] = {name: words or SAME for name, words in checked.items()}
+        listing += "\n\n" + "\n".join(f"{name} {words}" for name, words in document["check"].items())
     emit(document, f"{numbers}\n\n{listing}")
     say(f"Done in {time.monotonic() - started:.0f} s.")
+    if any(checked.values()):
+        click.get_current_context().exit(1)
 
 
 def _numbers(ends: Any) -> str:
