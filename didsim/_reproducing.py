@@ -14,9 +14,6 @@ from didsim._terminal import OUT, Whole, command_with_examples, emit, flag, say,
 MOST_ROWS, FEW = 20, 6
 """Of each figure so many rows are shown when it is made, if there are so few figures."""
 
-SAME = "has the published numbers"
-"""Said of a figure that `--check` finds to be as it was published."""
-
 IN_NATS = ("js", "kl", "entropy")
 """How the names of quantities begin whose unit is said; others are rates, ranks, or an experiment's own."""
 
@@ -34,7 +31,7 @@ IN_NATS = ("js", "kl", "entropy")
     default=None,
     help="Processes that work at once [one per core; 1 with --quick but for --all].",
 )
-@click.option("--check", is_flag=True, help="Compare with the published numbers; exit code 1 if they are others.")
+@click.option("--check", is_flag=True, help="Compare with the published numbers; exit code 1 if some are others.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @OUT
 def reproduce(
@@ -55,8 +52,8 @@ def reproduce(
 
     if experiments and every:
         raise click.UsageError("Name figures, or use --all; not both.")
-    if check and (quick or seeds):
-        raise click.UsageError("The published numbers are of the full plan: --check goes without --quick and --seeds.")
+    if check and (quick or seeds or dry_run):
+        raise click.UsageError("--check goes without --quick, --seeds and --dry-run: the full plan was published.")
     with usage_errors():
         names = list(dict.fromkeys(experiments)) or list(known_experiments() if every else MAIN)
         loaded = [load_experiment(name) for name in names]
@@ -113,7 +110,7 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int, published: Mappin
     import pandas as pd
     from tqdm import tqdm
 
-    from didsim.experiment import departure, headline_table, output_directory, publish_all, run_cells
+    from didsim.experiment import compare, headline_table, output_directory, publish_all, run_cells
 
     started = time.monotonic()
     todo = [cell for group in cells.values() for cell in group]
@@ -137,13 +134,13 @@ def _reproduce(plans: list, cells: dict, out: Path, jobs: int, published: Mappin
     document = {"figures": [str(path) for path in paths], "table": ends.to_dict(orient="records")}
     listing = "\n".join(f"  {path}" for path in paths if path.suffix in {".png", ".csv"})
     numbers = _numbers(ends) if len(plans) <= FEW else f"{len(plans)} figures; their numbers are in the CSVs."
-    checked = {name: departure(out / f"{name}.csv", path) for name, path in published.items()}
+    checked = {name: compare(out / f"{name}.csv", path) for name, path in published.items()}
     if checked:
-        document["check"] = {name: words or SAME for name, words in checked.items()}
-        listing += "\n\n" + "\n".join(f"{name} {words}" for name, words in document["check"].items())
+        document["check"] = {name: {"agrees": one.agrees, "words": one.words} for name, one in checked.items()}
+        listing += "\n\n" + "\n".join(f"{name} {one.words}" for name, one in checked.items())
     emit(document, f"{numbers}\n\n{listing}")
     say(f"Done in {time.monotonic() - started:.0f} s.")
-    if any(checked.values()):
+    if not all(one.agrees for one in checked.values()):
         click.get_current_context().exit(1)
 
 

@@ -77,7 +77,7 @@ _PROMPT_SHARES = np.linspace(0.0, 0.75, 4)
 
 
 def run_cell(params):
-    """Train every method, and compare the rewards that it implies with the true ones."""
+    """Train every method, compare the rewards that it implies with the true ones, and count what a step evaluates."""
     sizes = {name: params[name] for name in ("num_prompts", "num_classes", "num_popular")}
     problems = {seed: boilerplate(**sizes, seed=seed) for seed in params["seed"]}
     runs = [(name, seed) for name in _LOSSES for seed in problems]
@@ -99,6 +99,10 @@ def run_cell(params):
     for seed, problem in problems.items():
         gaps, weights = _differences(_true_reward(problem)), distinct_pairs(problem)
         rows += [("rewards", "share", float(x), "truth", seed, _share_below(gaps, weights, x)) for x in _GAPS]
+        counts = (
+            (name, float(share), _passes(loss, share)) for name, loss in _LOSSES.items() for share in _PROMPT_SHARES
+        )
+        rows += [("cost", "passes", share, name, seed, count) for name, share, count in counts]  # it knows no chance
     return pd.DataFrame(rows, columns=["panel", "quantity", "x", "series", "seed", "value"])
 
 
@@ -190,7 +194,7 @@ def draw(df, axes):
     axes[0, 0].set_xlim(left=-6.5)  # room for the legend
     axes[0, 0].legend(loc="upper left", handlelength=1.5)
     _draw_match(axes[0, 1], panels["match"])
-    _draw_cost(axes[0, 2])
+    _draw_cost(axes[0, 2], panels["cost"])
     titles = {
         "margin": "reward margin [nats]",
         "missed": "accuracy, less the best",
@@ -235,15 +239,13 @@ def _draw_match(axis, rows):
     axis.legend(loc="upper center")
 
 
-def _draw_cost(axis):
-    """Draw the cost of a step relative to SimPO's; methods that evaluate the same have one line.
-
-    It is counted from what the losses need: nothing here depends on a seed or was measured.
-    """
+def _draw_cost(axis, rows):
+    """Draw the cost of a step relative to SimPO's; methods that evaluate the same have one line."""
+    table = rows.pivot_table(index="x", columns="series", values="mean")
+    table = table.div(table["simpo"], axis=0)
     for name, words in {"dpo": "with reference", "rmipo": "RMiPO", "simpo": "SimPO, SimPER"}.items():
         colour, line, _ = _look(name)
-        costs = [_passes(_LOSSES[name], share) / _passes(_LOSSES["simpo"], share) for share in _PROMPT_SHARES]
-        axis.plot(_PROMPT_SHARES, costs, color=colour, linestyle=line, label=words)
+        axis.plot(table.index, table[name], color=colour, linestyle=line, label=words)
     axis.set_title("cost of a step, SimPO = 1")
     axis.set_xlabel("share of tokens in the prompt")
     axis.set_ylabel("forward passes, relative")

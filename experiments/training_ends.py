@@ -28,10 +28,10 @@ SPEC = Spec(
         "arriving. Crosses: the same training with exact expectations, for objectives whose sampled gradient is a "
         "function of the whole batch and so need not have the population's mean. The lowest line of the axis holds "
         "whatever is below 1e-12. none: no isolated solution for some seeds, with their share; hence nothing to "
-        "compare with. Most objectives end at their noise, α-DPO too, whose batch of 512 shows no bias above it. "
-        "{late} end at more than three times their noise: they are slower, most of them because their solutions are "
-        "the farthest from π_ref. DPOP's is π_ref itself, up to 1e-12. DiscoPOP's loss has several local minima; so "
-        "has AOT's, one for each order in which its quantiles couple the pairs: training ends in another one than the "
+        "compare with. Most objectives end at their noise, α-DPO too, whose batch of 512 shows no bias above it. At "
+        "more than three times their noise end {late}: they are slower, most of them because their solutions are the "
+        "farthest from π_ref. DPOP's is π_ref itself, up to 1e-12. DiscoPOP's loss has several local minima; so has "
+        "AOT's, one for each order in which its quantiles couple the pairs: training ends in another one than the "
         "solver, which started from π_ref too but takes longer steps."
     ),
     alt=(
@@ -195,7 +195,7 @@ def numbers(df):
     last = df[df["x"] == df["x"].max()].pivot_table(index="series", columns="quantity", values="mean")
     late = last[(last["js_solver"] > 3.0 * last["js_noise"]) & (last["boundary"] == 0.0)].sort_values("js_solver")
     names = [objective_look(str(name))[2] for name in late.index if name not in _ELSEWHERE]
-    return {"late": ", ".join(names) or "None"}
+    return {"late": " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names) or "none"}
 
 
 _ELSEWHERE = frozenset({"discopop", "aot"})

@@ -22,7 +22,7 @@ import pytest
 import scipy.stats
 
 import didsim
-from didsim import Policy, Problem, js
+from didsim import Problem, js
 from didsim.errors import BadDataError, CellsFailedError
 from didsim.experiment import (
     BAND,
@@ -530,13 +530,11 @@ class TestNumbersInCaptions:
         assert _runner.computing_source(plain.path) == _runner.computing_source(filled.path)
 
 
-def test_divergences_are_averaged_over_prompts_by_their_weights_and_rounding_leaves_none_below_0():
+def test_divergences_are_averaged_over_prompts_by_their_weights():
     problem = Problem.from_policies([[0.5, 0.5], [0.9, 0.1]], [[0.2, 0.8], [0.9, 0.1]], prompts=[0.3, 0.7])
     assert mean_js(problem, problem.target, problem.reference) == pytest.approx(0.3 * float(js([0.2, 0.8], [0.5, 0.5])))
     alone = Problem.from_policies([0.5, 0.5], [0.2, 0.8])
     assert mean_js(alone, alone.target, alone.reference) == pytest.approx(float(js([0.2, 0.8], [0.5, 0.5])))
-    same = Policy.from_logits(np.random.default_rng(0).normal(size=40))
-    assert mean_js(alone, same, same) >= 0.0
 
 
 @pytest.mark.slow
@@ -545,7 +543,8 @@ def test_processes_that_others_started_live_on():
     other.start()
     try:
         assert sorted(in_processes(abs, [(-1,), (-2,)], 2)) == [(0, 1), (1, 2)]
-        assert other.is_alive()
+        other.join(1.0)
+        assert other.exitcode is None
     finally:
         other.terminate()
         other.join()
@@ -583,10 +582,13 @@ class TestPublishingMany:
 
     def test_a_figure_that_cannot_be_published_leaves_the_others(self, here, plans):
         plan_cells(*plans[0], here / "out")[-1].path.unlink()
-        with pytest.raises(CellsFailedError):
+        with pytest.raises(CellsFailedError, match=r"runs it again\.$"):
             publish_all(plans, here / "out", 1, lambda plan: None)
         assert (here / "out" / "a.csv").exists()
         assert not (here / "out" / "b.csv").exists()
+        plan_cells(*plans[1], here / "out")[-1].path.unlink()
+        with pytest.raises(CellsFailedError, match="1 more could not be published"):
+            publish_all(plans, here / "out", 1, lambda plan: None)
 
     @pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["removed", "damaged"])
     def test_no_figure_leaves_out_a_cell_that_was_lost(self, here, plans, lose):

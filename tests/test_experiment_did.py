@@ -422,3 +422,16 @@ def test_only_a_slope_without_bound_overflows(name, overflows):
 def test_only_a_limit_on_the_boundary_is_marked_so(name, excludes):
     rows = cell("hyperparameter_phase", part=name, num_classes=3, steps=5, points=3)
     assert (values(rows, "boundary", ["beta", "x"]).to_numpy() == float(excludes)).all()
+
+
+# --- heatmap_8x8 ------------------------------------------------------------------------------------------
+
+
+def test_pairs_have_an_estimate_if_at_every_prompt_each_response_was_seen_to_win_and_to_lose():
+    module = load_experiment("heatmap_8x8").module
+    beaten = np.array([[[0.0, 0.5], [0.5, 0.0]], [[0.0, 0.3], [0.7, 0.0]]])
+    never = np.array([[[0.0, 0.5], [0.5, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
+    reference = Policy.from_probs(np.full((2, 2), 0.5))
+    for pairs, exists in ((beaten, True), (never, False)):
+        sample = Problem.from_pairs(reference, reference, pairs, prompts=np.array([0.5, 0.5]))
+        assert module._has_estimate(sample) == exists

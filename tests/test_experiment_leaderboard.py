@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, logit
 
 from didsim import Policy, kl
 from didsim.experiment import load_experiment, seeds
 from didsim.objectives import IMPLEMENTATIONS
-from didsim.worlds import bradley_terry
+from didsim.worlds import bradley_terry, nash_policy
 
 pytestmark = pytest.mark.slow  # of the gallery; `make test` runs the main figures
 
@@ -73,6 +73,17 @@ def test_the_start_is_the_reference_once_and_has_no_rank(board):
     worlds = [BOARD.module._draw("DID", seed, dict(BOARD.spec.constants))[2] for seed in seeds(2)]
     gone = [0.5 * (kl(w.target, middle) + kl(w.reference, middle)) for w in worlds for middle in [between(w)]]
     assert mean(board, "js_start", "reference", "DID") == pytest.approx(np.mean(gone))
+
+
+def test_for_small_rewards_the_truth_of_circles_is_that_of_log_odds():
+    """To first order π* ∝ π_ref e^r, which the game reaches at β = 1/4 and not at another."""
+    _, _, truth = BOARD.module._draw("circles", 42, dict(BOARD.spec.constants))
+    wins = expit(1e-6 * logit(truth.preferences))
+    small = nash_policy(truth.reference, wins, beta=0.25)
+    assert nash_policy(truth.reference, truth.preferences, beta=0.25).log_probs == pytest.approx(truth.target.log_probs)
+    gains = small.log_probs - truth.reference.log_probs
+    wanted = logit(wins) @ truth.reference.probs
+    assert gains - gains.mean() == pytest.approx(wanted - wanted.mean(), rel=1e-3, abs=1e-12)
 
 
 def between(world):

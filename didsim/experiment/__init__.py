@@ -3,7 +3,7 @@
 from didsim.experiment._estimates import BAND, bootstrap_mean, mean_bands, mean_js
 from didsim.experiment._pool import in_processes
 from didsim.experiment._publish import caption_of, headline_table, publish, publish_all, read_csv, redraw
-from didsim.experiment._published import departure, published_csv
+from didsim.experiment._published import Comparison, compare, published_csv
 from didsim.experiment._resolver import MAIN, Experiment, known_experiments, load_experiment
 from didsim.experiment._runner import Cell, plan_cells, run_cells
 from didsim.experiment._spec import MAX_SEEDS, Spec, seeds
@@ -29,11 +29,12 @@ __all__ = [
     "MAX_SEEDS",
     "RULES",
     "Cell",
+    "Comparison",
     "Experiment",
     "Spec",
     "bootstrap_mean",
     "caption_of",
-    "departure",
+    "compare",
     "describe",
     "grid",
     "headline_table",

@@ -43,8 +43,7 @@ def mean_js(problem: Problem, one: Distribution, other: Distribution) -> float:
         one: a policy, [K], or [X, K] with prompts.
         other: another.
     """
-    # rounding may leave a divergence of 0 below it
-    return max(0.0, float(np.atleast_1d(js(one, other)) @ problem.prompt_weights))
+    return float(np.atleast_1d(js(one, other)) @ problem.prompt_weights)
 
 
 def mean_bands(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:

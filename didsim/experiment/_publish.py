@@ -55,7 +55,8 @@ def publish_all(
         CellsFailedError: if a cell is not there, or cannot be read.
         BadDataError: if an experiment cannot summarise or draw its rows.
         ResourceError: if a file cannot be written.
-            All other figures are published by then.
+
+    All other figures are published by then.
     """
     done: dict[int, list[Path]] = {}
     failures: list[BaseException] = []
@@ -69,6 +70,8 @@ def publish_all(
             done[number] = paths
             report(plans[number][1])
     if failures:
+        if len(failures) > 1:
+            failures[0].args = (f"{failures[0]} ({len(failures) - 1} more could not be published.)",)
         raise failures[0]
     return [path for number in sorted(done) for path in done[number]]
 
