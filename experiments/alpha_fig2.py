@@ -5,7 +5,7 @@ import pandas as pd
 
 from didsim import Problem, objective, train_many
 from didsim.experiment import Spec, mean_bands, seeds
-from didsim.plotting import OKABE_ITO, draw_band, label_ends, objective_look
+from didsim.plotting import OKABE_ITO, draw_band, family_look, label_ends
 from didsim.worlds import bradley_terry
 
 SPEC = Spec(
@@ -101,18 +101,14 @@ def summarise(df):
     return points[["panel", "series", "quantity", "x", "mean", "lo", "hi", "n", "band"]]
 
 
-_COLOURS = {"simpo": OKABE_ITO[1]}
-"""Its own here: elsewhere it has that of α-DPO."""
-
-
 def draw(df, axes):
     """Draw the margins in each world, with the share of pairs that the reference ranks as they are labelled."""
     for axis, (panel, rows) in zip(axes[0], df.groupby("panel", sort=False), strict=True):
         axis.sharey(axes[0, 0])
         for name, curve in rows[rows["quantity"] == "margin"].groupby("series", sort=False):
             known = {"batch": (OKABE_ITO[0], "-", r"$\pi_{\mathrm{ref}}$")}
-            colour, line, label = known.get(str(name)) or objective_look(str(name))
-            draw_band(axis, curve, color=_COLOURS.get(str(name), colour), linestyle=line, label=label)
+            colour, line, label = known.get(str(name)) or family_look(str(name))
+            draw_band(axis, curve, color=colour, linestyle=line, label=label)
         share = rows[rows["quantity"] == "ranked"]["mean"].iloc[0]
         axis.set_title(f"{panel}\n$\\pi_{{\\mathrm{{ref}}}}$ ranks {share:.0%} right")
         axis.margins(x=0)

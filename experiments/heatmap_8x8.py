@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 
-from didsim import Policy, PreferenceDataset, Problem, identify, js, kl, objective, train_many
-from didsim.experiment import Spec, mean_bands, seeds
+from didsim import Policy, PreferenceDataset, Problem, identify, kl, objective, train_many
+from didsim.experiment import Spec, mean_bands, mean_js, seeds
 from didsim.worlds import draw_finite
 
 SPEC = Spec(
@@ -62,7 +62,7 @@ def run_cell(params):
         for name, policy in policies.items():
             value = float(np.mean((policy.probs * reward).sum(axis=1) - params["beta"] * kl(policy, problem.reference)))
             rows += [(seed, name, "objective", 0, value)]
-            rows += [(seed, name, "js_target", 0, float(np.mean(js(problem.target, policy))))]
+            rows += [(seed, name, "js_target", 0, mean_js(problem, problem.target, policy))]
             rows += [(seed, name, "probability", cell, p) for cell, p in enumerate(policy.probs.ravel().tolist())]
         rows += [(seed, "reward", "reward", cell, value) for cell, value in enumerate(reward.ravel().tolist())]
     return pd.DataFrame(rows, columns=["seed", "series", "quantity", "x", "value"]).assign(pairs=str(params["pairs"]))

@@ -6,7 +6,7 @@ import pandas as pd
 from didsim import bayes_accuracy, objective
 from didsim.experiment import Spec, mean_bands, mean_js, seeds
 from didsim.objectives import Responses
-from didsim.plotting import OKABE_ITO, draw_band, label_ends, objective_look
+from didsim.plotting import draw_band, family_look, label_ends
 from didsim.stationary import solve_many
 from didsim.torch_bridge import to_array, to_tensor
 from didsim.worlds import boilerplate, win_rate
@@ -115,18 +115,14 @@ _ROWS = {
 }
 
 
-_COLOURS = {"simpo": OKABE_ITO[1], "rmipo": OKABE_ITO[7]}
-"""Their own here: elsewhere both have the same."""
-
-
 def draw(df, axes):
     """Draw what each score does over β, on the left, and over γ."""
     for row, (quantity, words) in zip(axes, _ROWS.items(), strict=True):
         for axis, panel in zip(row, ("β", "γ"), strict=True):
             points = df[(df["panel"] == panel) & (df["quantity"] == quantity)]
             for name, curve in points.groupby("series", sort=False):
-                colour, line, label = objective_look(str(name))
-                draw_band(axis, curve, color=_COLOURS.get(str(name), colour), linestyle=line, label=label)
+                colour, line, label = family_look(str(name))
+                draw_band(axis, curve, color=colour, linestyle=line, label=label)
             axis.margins(x=0)
         row[0].set_xscale("log", base=2)
         row[0].sharey(row[1])

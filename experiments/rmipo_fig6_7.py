@@ -7,7 +7,7 @@ from scipy.stats import wasserstein_distance
 from didsim import bayes_accuracy, objective, train_many
 from didsim.experiment import Spec, mean_bands, seeds
 from didsim.objectives import Responses
-from didsim.plotting import OKABE_ITO, draw_band, label_ends, objective_look
+from didsim.plotting import OKABE_ITO, draw_band, family_look, label_ends, objective_look
 from didsim.torch_bridge import to_array, to_tensor
 from didsim.worlds import boilerplate, distinct_pairs, win_rate
 
@@ -62,14 +62,6 @@ _LOSSES = {
     "rmipo": objective("rmipo"),
 }
 """With the β of the truth where there is a reference; α-DPO and RMiPO as in their papers."""
-
-_COLOURS = {
-    "simpo": OKABE_ITO[1],
-    "beta_dpo": OKABE_ITO[2],
-    "rmipo": OKABE_ITO[7],
-    "simper": OKABE_ITO[0],
-}
-"""Of those that would share a colour with α-DPO or with each other."""
 
 _GAPS = np.linspace(-4.0, 4.0, 81)
 
@@ -211,14 +203,8 @@ def draw(df, axes):
         label_ends(axis)
 
 
-def _look(name):
-    """Return colour, line style and label of a method: seven colours for seven methods."""
-    colour, line, label = objective_look(name)
-    return _COLOURS.get(name, colour), line, label
-
-
 def _draw_curve(axis, name, rows):
-    colour, line, label = _look(name)
+    colour, line, label = family_look(name)
     draw_band(axis, rows[rows["series"] == name], color=colour, linestyle=line, label=label)
 
 
@@ -244,7 +230,7 @@ def _draw_cost(axis, rows):
     table = rows.pivot_table(index="x", columns="series", values="mean")
     table = table.div(table["simpo"], axis=0)
     for name, words in {"dpo": "with reference", "rmipo": "RMiPO", "simpo": "SimPO, SimPER"}.items():
-        colour, line, _ = _look(name)
+        colour, line, _ = family_look(name)
         axis.plot(table.index, table[name], color=colour, linestyle=line, label=words)
     axis.set_title("cost of a step, SimPO = 1")
     axis.set_xlabel("share of tokens in the prompt")

@@ -82,6 +82,16 @@ def objective_look(name: str) -> tuple[str, object, str]:
     return OBJECTIVE_LOOK.get(name, (YELLOW, line, name))
 
 
+def family_look(name: str) -> tuple[object, object, str]:
+    """Return `objective_look`, but with a colour of its own, for a figure of few methods that share one elsewhere."""
+    colour, line, label = objective_look(name)
+    return _APART.get(name, colour), line, label
+
+
+_APART = {"simpo": OKABE_ITO[1], "beta_dpo": OKABE_ITO[2], "rmipo": OKABE_ITO[7], "simper": OKABE_ITO[0]}
+"""Colours of those that would share one with α-DPO, ε-DPO or each other."""
+
+
 @contextmanager
 def figure_style(name: str) -> Iterator[None]:
     """Draw in didsim's style, whatever matplotlibrc says, and restore the former settings."""
